@@ -1,1 +1,12 @@
-//! placeholder
+//! `wasm-worker`: runs queued tasks through WebAssembly components.
+//!
+//! The rooms and the floors they stand on are described in `ARCHITECTURE.md`: an import points down, never up.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+pub mod guest;
+pub mod object_store;
+pub mod task;
+pub mod task_store;

@@ -1,0 +1,261 @@
+//! From what `publish-next` answered to the tasks that will exist: steps, ids, prefixes, and what is refused.
+//!
+//! The list is fixed by the commit and inserted by the end; nothing here sends anything.
+
+use super::hooks::{FanOut, NextTask, TaskError, parse_object};
+use super::id;
+use super::limits::Limits;
+use super::message::{DEFAULT_PRIORITY, Message};
+use super::uri::Uri;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// A task about to exist. Tenant, job, pipeline and group come from its parent or its job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewTask {
+    /// Its id.
+    pub task_id: String,
+    /// The step as resolved.
+    pub step: String,
+    /// Its name among its siblings; the step's name for a root task.
+    pub key: String,
+    /// The complete message.
+    pub message: Message,
+    /// See [`Message::payload_hash`].
+    pub payload_hash: String,
+    /// 0 to 9.
+    pub priority: u8,
+    /// Attempts before it is given up.
+    pub max_attempts: u32,
+    /// Wait before it may run, milliseconds.
+    pub delay_ms: u64,
+    /// Where its outputs go; ends with `/`.
+    pub output_prefix: String,
+}
+
+/// All that follows a task.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Children {
+    /// In fan-out order.
+    pub tasks: Vec<NewTask>,
+    /// Runs once none of `tasks`, nor what follows from them, is live.
+    pub then: Option<NewTask>,
+}
+
+impl Children {
+    /// True when nothing follows.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.then.is_none()
+    }
+}
+
+/// Where a step's children go.
+#[derive(Debug, Clone, Default)]
+pub struct Routes {
+    /// Default step of children.
+    pub next: Option<String>,
+    /// Default step of the fan-in.
+    pub then: Option<String>,
+    /// Step by outcome; `success` stands for none.
+    pub transitions: BTreeMap<String, String>,
+    /// Every step of the pipeline.
+    pub steps: BTreeSet<String>,
+    /// `max_attempts` of each step that sets one.
+    pub max_attempts: BTreeMap<String, u32>,
+    /// `max_attempts` of the others.
+    pub default_max_attempts: u32,
+}
+
+/// What a plan needs to know of the parent.
+#[derive(Debug)]
+pub struct Parent<'a> {
+    /// Its tenant.
+    pub tenant: &'a str,
+    /// Its message.
+    pub message: &'a Message,
+    /// Its step.
+    pub step: &'a str,
+    /// Its priority as resolved.
+    pub priority: u8,
+    /// The outcome it named.
+    pub outcome: Option<&'a str>,
+    /// The job's own prefix; ends with `/`.
+    pub job_prefix: &'a Uri,
+}
+
+/// Turns a fan-out into tasks, or says why the guest is at fault. `readable` tells which addresses a child may be given.
+pub fn plan(
+    parent: &Parent<'_>,
+    fan_out: &FanOut,
+    routes: &Routes,
+    limits: &Limits,
+    readable: &dyn Fn(&Uri) -> bool,
+) -> Result<Children, TaskError> {
+    if fan_out.tasks.len() > limits.children as usize {
+        let text = format!("{} children, over the limit of {} (limits.children)", fan_out.tasks.len(), limits.children);
+        return Err(TaskError::new("fan-out-limit", text));
+    }
+    let empty = fan_out.tasks.is_empty() && fan_out.then.is_none();
+    if !empty && parent.message.hops >= limits.hops {
+        let text = format!("more than {} steps in a row (limits.hops): does the pipeline go round in circles?", limits.hops);
+        return Err(TaskError::new("hop-limit", text));
+    }
+    let by_outcome = routes.transitions.get(parent.outcome.unwrap_or("success"));
+    if parent.outcome.is_some() && by_outcome.is_none() && fan_out.tasks.iter().any(|t| t.step.is_none()) {
+        let text = format!("outcome '{}' has no entry in the step's transitions", parent.outcome.unwrap_or_default());
+        return Err(TaskError::new("no-transition", text));
+    }
+    let mut seen = HashSet::new();
+    let mut make = |next: &NextTask, default: Option<&String>, which: &str| {
+        let step = next.step.as_ref().or(default).ok_or_else(|| {
+            TaskError::new("no-next-step", format!("child '{}' names no step, and step '{}' has no `{which}`", next.key, parent.step))
+        })?;
+        let child = child_of(parent, next, step, routes, limits, readable)?;
+        if !seen.insert((child.step.clone(), child.key.clone())) {
+            let text = format!("two children have key '{}' in step '{}'; keys are unique per step", child.key, child.step);
+            return Err(TaskError::new("duplicate-child", text));
+        }
+        Ok(child)
+    };
+    let tasks = fan_out.tasks.iter().map(|t| make(t, by_outcome.or(routes.next.as_ref()), "next")).collect::<Result<Vec<_>, _>>()?;
+    let then = fan_out.then.as_ref().map(|t| make(t, routes.then.as_ref(), "then")).transpose()?;
+    Ok(Children { tasks, then })
+}
+
+fn child_of(
+    parent: &Parent<'_>,
+    next: &NextTask,
+    step: &str,
+    routes: &Routes,
+    limits: &Limits,
+    readable: &dyn Fn(&Uri) -> bool,
+) -> Result<NewTask, TaskError> {
+    let fault = |code: &str, text: String| TaskError::new(code, format!("child '{}': {text}", next.key));
+    id::check("key", &next.key).map_err(|e| TaskError::new("bad-child", e))?;
+    if !routes.steps.contains(step) {
+        let known = routes.steps.iter().cloned().collect::<Vec<_>>().join(", ");
+        return Err(fault("unknown-step", format!("no step '{step}' in this pipeline (it has {known})")));
+    }
+    let task_id = id::child(parent.tenant, &parent.message.task_id, step, &next.key);
+    let params = parse_object("params", &next.params).map_err(|e| fault("bad-child", e))?;
+    let mut message = Message::new(&parent.message.job_id, &task_id, params);
+    message.step = Some(step.to_owned());
+    message.tenant = Some(parent.tenant.to_owned());
+    message.traceparent = parent.message.traceparent.clone();
+    message.hops = parent.message.hops + 1;
+    message.metadata = next.metadata.iter().cloned().collect();
+    if let Some(function) = &next.function {
+        id::check("function", function).map_err(|e| fault("bad-child", e))?;
+        message.function = Some(function.clone());
+    }
+    if let Some(text) = &next.input_uri {
+        let uri = Uri::parse(text).map_err(|e| fault("bad-child", e))?;
+        if !readable(&uri) {
+            let why = format!("input_uri '{uri}' is neither readable by its parent nor an output of it");
+            return Err(fault("child-input-denied", why));
+        }
+        message.input_uri = Some(text.clone());
+    }
+    if let Some(input) = &next.input {
+        if input.len() as u64 > limits.payload {
+            let text = format!("inline input of {} bytes is over {} (limits.payload); put it in storage", input.len(), limits.payload);
+            return Err(fault("payload-limit", text));
+        }
+        message.set_payload(input).map_err(|e| fault("bad-child", e))?;
+    }
+    let priority = next.priority.unwrap_or(parent.priority);
+    if priority > 9 {
+        return Err(fault("bad-child", format!("priority {priority} is not 0 to 9")));
+    }
+    let payload_hash = message.payload_hash(step).map_err(|e| fault("bad-child", e))?;
+    let output_prefix = prefix_of(parent.job_prefix, step, &next.key, &task_id).map_err(|e| fault("bad-child", e))?;
+    Ok(NewTask {
+        step: step.to_owned(),
+        key: next.key.clone(),
+        payload_hash,
+        priority,
+        max_attempts: routes.max_attempts.get(step).copied().unwrap_or(routes.default_max_attempts),
+        delay_ms: next.delay_ms.unwrap_or(0),
+        output_prefix: output_prefix.as_str().to_owned(),
+        task_id,
+        message,
+    })
+}
+
+/// `<job prefix>/<step>/<key>-<12 hex of the task id>/`: no two tasks share or nest a prefix.
+pub fn prefix_of(job_prefix: &Uri, step: &str, key: &str, task_id: &str) -> Result<Uri, String> {
+    job_prefix.join(&format!("{step}/{key}-{}/", id::short(task_id)))
+}
+
+/// The first task of a job: it owns the job's prefix.
+pub fn root(message: Message, step: &str, max_attempts: u32, job_prefix: &Uri) -> Result<NewTask, String> {
+    let payload_hash = message.payload_hash(step)?;
+    Ok(NewTask {
+        task_id: message.task_id.clone(),
+        step: step.to_owned(),
+        key: step.to_owned(),
+        payload_hash,
+        priority: message.priority.unwrap_or(DEFAULT_PRIORITY),
+        max_attempts: message.max_attempts.unwrap_or(max_attempts),
+        delay_ms: 0,
+        output_prefix: job_prefix.as_prefix().as_str().to_owned(),
+        message,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes() -> Routes {
+        Routes {
+            next: Some("b".into()),
+            then: Some("c".into()),
+            transitions: [("odd".to_owned(), "c".to_owned())].into(),
+            steps: ["a", "b", "c"].map(str::to_owned).into(),
+            max_attempts: [("c".to_owned(), 2)].into(),
+            default_max_attempts: 5,
+        }
+    }
+
+    fn child(key: &str) -> NextTask {
+        NextTask { key: key.into(), params: "{}".into(), ..NextTask::default() }
+    }
+
+    fn planned(fan_out: FanOut, outcome: Option<&str>) -> Result<Children, TaskError> {
+        let message = Message::new("job", "root", serde_json::Map::new());
+        let job_prefix = Uri::parse("file:///out/job/").unwrap();
+        let parent = Parent { tenant: "t", message: &message, step: "a", priority: 7, outcome, job_prefix: &job_prefix };
+        plan(&parent, &fan_out, &routes(), &Limits::default(), &|uri| uri.as_str().starts_with("file:///out/"))
+    }
+
+    #[test]
+    fn children_are_derived() {
+        let fan_out = FanOut { tasks: vec![child("x"), child("y")], then: Some(child("all")) };
+        let first = planned(fan_out.clone(), None).unwrap();
+        assert_eq!(first, planned(fan_out, None).unwrap());
+        assert_eq!((first.tasks[0].step.as_str(), first.tasks[0].priority, first.tasks[0].max_attempts), ("b", 7, 5));
+        let then = first.then.unwrap();
+        assert_eq!((then.step.as_str(), then.max_attempts), ("c", 2));
+        assert_eq!(then.output_prefix, format!("file:///out/job/c/all-{}/", &then.task_id[..12]));
+    }
+
+    #[test]
+    fn the_outcome_chooses_unless_the_guest_does() {
+        let named = NextTask { step: Some("b".into()), ..child("y") };
+        let children = planned(FanOut { tasks: vec![child("x"), named], then: None }, Some("odd")).unwrap();
+        assert_eq!((children.tasks[0].step.as_str(), children.tasks[1].step.as_str()), ("c", "b"));
+        assert_eq!(planned(FanOut { tasks: vec![child("x")], then: None }, Some("unknown")).unwrap_err().code, "no-transition");
+    }
+
+    #[test]
+    fn what_a_guest_may_not_ask() {
+        let code = |task: NextTask| planned(FanOut { tasks: vec![task], then: None }, None).unwrap_err().code;
+        assert_eq!(planned(FanOut { tasks: vec![child("x"), child("x")], then: None }, None).unwrap_err().code, "duplicate-child");
+        assert_eq!(code(NextTask { step: Some("zzz".into()), ..child("x") }), "unknown-step");
+        assert_eq!(code(NextTask { input_uri: Some("file:///etc/passwd".into()), ..child("x") }), "child-input-denied");
+        assert_eq!(code(NextTask { params: "[]".into(), ..child("x") }), "bad-child");
+        assert_eq!(code(child("../x")), "bad-child");
+        assert_eq!(planned(FanOut { tasks: vec![child("x"); 10_001], then: None }, None).unwrap_err().code, "fan-out-limit");
+    }
+}
