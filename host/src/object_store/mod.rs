@@ -2,9 +2,9 @@
 //!
 //! Writes are atomic: a reader sees the whole object or none. Who may read or write what is decided above.
 
-//mod file;
+mod file;
 
-//pub use file::FileObjectStore;
+pub use file::FileObjectStore;
 
 use crate::task::uri::Uri;
 use async_trait::async_trait;
@@ -70,6 +70,24 @@ pub trait ObjectWriter: Send {
     async fn finish(self: Box<Self>) -> Result<(), ObjectError>;
 }
 
+/// One thing to publish: where it comes from, and the address it gets.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// The bytes, or where they lie. A source object is gone afterwards.
+    pub from: Source,
+    /// The address it gets.
+    pub to: Uri,
+}
+
+/// Where published bytes come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// From memory.
+    Bytes(Vec<u8>),
+    /// From another object.
+    Object(Uri),
+}
+
 /// The port.
 #[async_trait]
 pub trait ObjectStore: Send + Sync {
@@ -83,8 +101,10 @@ pub trait ObjectStore: Send + Sync {
     async fn put(&self, uri: &Uri, bytes: &[u8]) -> Result<(), ObjectError>;
     /// Starts writing piece by piece.
     async fn create(&self, uri: &Uri) -> Result<Box<dyn ObjectWriter>, ObjectError>;
-    /// Gives an object another address, durably, replacing what was there. `NotFound` if `from` is gone.
-    async fn rename(&self, from: &Uri, to: &Uri) -> Result<(), ObjectError>;
+    /// Gives each item its address, durably and in order, replacing what was there; a reader sees each whole or not at all.
+    /// Bytes may be written below `scratch` first, which the caller removes in the end. `NotFound` names a vanished source; items
+    /// before it are in place.
+    async fn publish(&self, items: Vec<Publish>, scratch: &Uri) -> Result<(), ObjectError>;
     /// Objects below a prefix, in the order of their addresses.
     async fn list(&self, prefix: &Uri) -> Result<Vec<ObjectMeta>, ObjectError>;
     /// Removes an object; no error if there is none.

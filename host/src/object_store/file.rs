@@ -1,0 +1,394 @@
+//! Local files as an object store: `file:///…` addresses are paths.
+//!
+//! Every write goes to a temporary name in the folder of its target, is fsynced and renamed, and the folder is fsynced:
+//! after a power cut an object is whole or absent. Which paths may be touched at all is decided above, by grants and
+//! prefixes; symbolic links inside a prefix are followed only for the task's own input.
+
+use super::{ObjectError, ObjectMeta, ObjectReader, ObjectStore, ObjectWriter, Publish, Source};
+use crate::task::uri::Uri;
+use async_trait::async_trait;
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use tokio::task::spawn_blocking;
+
+/// See the head of this file.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct FileObjectStore;
+
+impl FileObjectStore {
+    /// The store. It holds nothing: addresses are absolute.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+/// Maps an I/O error to what the caller does next.
+fn classed(path: &Path, error: &io::Error) -> ObjectError {
+    let at = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => ObjectError::NotFound(at.to_string()),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => ObjectError::Denied(at.to_string()),
+        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename => {
+            ObjectError::Invalid(format!("{at}: {error}"))
+        }
+        _ => ObjectError::Unavailable(format!("{at}: {error}")),
+    }
+}
+
+fn path_of(uri: &Uri) -> Result<PathBuf, ObjectError> {
+    uri.file_path().ok_or_else(|| ObjectError::Invalid(format!("'{uri}' is no file:// address, and no other storage is set up")))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ObjectError> + Send + 'static) -> Result<T, ObjectError> {
+    spawn_blocking(work).await.map_err(|e| ObjectError::Unavailable(format!("the file operation was cut short: {e}")))?
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// Makes a folder's entries durable. A rename is on disk only then.
+fn sync_folder(folder: &Path) -> Result<(), ObjectError> {
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| classed(folder, &e))
+}
+
+/// Creates a folder and makes its own entry durable too.
+fn make_folder(folder: &Path) -> Result<(), ObjectError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        make_folder(parent)?;
+    }
+    match fs::create_dir(folder) {
+        Ok(()) => sync_folder(folder_of(folder)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(classed(folder, &e)),
+    }
+}
+
+/// A file on its way: removed when dropped before it got its name.
+struct Temporary {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Temporary {
+    fn beside(target: &Path) -> Result<Self, ObjectError> {
+        let folder = folder_of(target);
+        make_folder(folder)?;
+        let path = folder.join(format!(".{}.tmp", uuid::Uuid::new_v4().simple()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|e| classed(&path, &e))?;
+        Ok(Self { path, file: Some(file) })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
+        match &mut self.file {
+            Some(file) => file.write_all(bytes).map_err(|e| classed(&self.path, &e)),
+            None => Err(ObjectError::Invalid(format!("{} is closed", self.path.display()))),
+        }
+    }
+
+    /// Durable bytes under the target's name; the folder is left to the caller.
+    fn rename_to(mut self, target: &Path) -> Result<(), ObjectError> {
+        if let Some(file) = self.file.take() {
+            file.sync_all().map_err(|e| classed(&self.path, &e))?;
+        }
+        let moved = fs::rename(&self.path, target).map_err(|e| classed(target, &e));
+        if moved.is_ok() {
+            self.path = PathBuf::new();
+        }
+        moved
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn put_now(target: &Path, bytes: &[u8]) -> Result<(), ObjectError> {
+    let mut temporary = Temporary::beside(target)?;
+    temporary.write(bytes)?;
+    temporary.rename_to(target)?;
+    sync_folder(folder_of(target))
+}
+
+fn publish_now(items: Vec<(Source, PathBuf)>, scratch: &Path) -> Result<(), ObjectError> {
+    let mut folders = BTreeSet::new();
+    for (source, target) in items {
+        make_folder(folder_of(&target))?;
+        match source {
+            Source::Bytes(bytes) => {
+                let mut temporary = Temporary::beside(&scratch.join("piece"))?;
+                temporary.write(&bytes)?;
+                temporary.rename_to(&target)?;
+            }
+            Source::Object(from) => {
+                let from = path_of(&from)?;
+                fs::rename(&from, &target).map_err(|e| classed(&from, &e))?;
+            }
+        }
+        folders.insert(folder_of(&target).to_owned());
+    }
+    folders.iter().try_for_each(|folder| sync_folder(folder))
+}
+
+fn list_now(folder: &Path, found: &mut Vec<(PathBuf, u64)>) -> Result<(), ObjectError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(classed(folder, &e)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|e| classed(folder, &e))?;
+        let meta = entry.metadata().map_err(|e| classed(&entry.path(), &e))?;
+        if meta.is_dir() {
+            list_now(&entry.path(), found)?;
+        } else {
+            found.push((entry.path(), meta.len()));
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl ObjectStore for FileObjectStore {
+    async fn head(&self, uri: &Uri) -> Result<Option<ObjectMeta>, ObjectError> {
+        let (path, uri) = (path_of(uri)?, uri.clone());
+        blocking(move || match fs::metadata(&path) {
+            Ok(meta) if meta.is_dir() => Ok(None),
+            Ok(meta) => Ok(Some(ObjectMeta { uri, size: meta.len() })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(classed(&path, &e)),
+        })
+        .await
+    }
+
+    async fn get(&self, uri: &Uri, limit: u64) -> Result<Vec<u8>, ObjectError> {
+        let (path, uri) = (path_of(uri)?, uri.clone());
+        blocking(move || {
+            let file = open_plain(&path)?;
+            let size = file.metadata().map_err(|e| classed(&path, &e))?.len();
+            let too_large = |size| ObjectError::TooLarge { uri: uri.as_str().to_owned(), size, limit };
+            if size > limit {
+                return Err(too_large(size));
+            }
+            let mut bytes = Vec::with_capacity(size as usize);
+            // The file may grow while it is read.
+            file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| classed(&path, &e))?;
+            if bytes.len() as u64 > limit { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
+        })
+        .await
+    }
+
+    async fn open(&self, uri: &Uri) -> Result<Box<dyn ObjectReader>, ObjectError> {
+        let path = path_of(uri)?;
+        blocking(move || {
+            let file = open_plain(&path)?;
+            let size = file.metadata().map_err(|e| classed(&path, &e))?.len();
+            Ok(Box::new(FileReader { path, file: Some(file), size }) as Box<dyn ObjectReader>)
+        })
+        .await
+    }
+
+    async fn put(&self, uri: &Uri, bytes: &[u8]) -> Result<(), ObjectError> {
+        let (path, bytes) = (path_of(uri)?, bytes.to_vec());
+        blocking(move || put_now(&path, &bytes)).await
+    }
+
+    async fn create(&self, uri: &Uri) -> Result<Box<dyn ObjectWriter>, ObjectError> {
+        let path = path_of(uri)?;
+        blocking(move || {
+            let temporary = Temporary::beside(&path)?;
+            Ok(Box::new(FileWriter { target: path, temporary: Some(temporary) }) as Box<dyn ObjectWriter>)
+        })
+        .await
+    }
+
+    async fn publish(&self, items: Vec<Publish>, scratch: &Uri) -> Result<(), ObjectError> {
+        let scratch = path_of(scratch)?;
+        let items = items.into_iter().map(|item| Ok((item.from, path_of(&item.to)?))).collect::<Result<Vec<_>, ObjectError>>()?;
+        blocking(move || publish_now(items, &scratch)).await
+    }
+
+    async fn list(&self, prefix: &Uri) -> Result<Vec<ObjectMeta>, ObjectError> {
+        let folder = path_of(prefix)?;
+        blocking(move || {
+            let mut found = Vec::new();
+            list_now(&folder, &mut found)?;
+            let mut metas = found
+                .into_iter()
+                .map(|(path, size)| Ok(ObjectMeta { uri: Uri::of_file(&path).map_err(ObjectError::Invalid)?, size }))
+                .collect::<Result<Vec<_>, ObjectError>>()?;
+            metas.sort_by(|a, b| a.uri.cmp(&b.uri));
+            Ok(metas)
+        })
+        .await
+    }
+
+    async fn delete(&self, uri: &Uri) -> Result<(), ObjectError> {
+        let path = path_of(uri)?;
+        blocking(move || gone(fs::remove_file(&path), &path)).await
+    }
+
+    async fn delete_prefix(&self, prefix: &Uri) -> Result<(), ObjectError> {
+        if !prefix.is_prefix() {
+            return Err(ObjectError::Invalid(format!("'{prefix}' is no prefix")));
+        }
+        let folder = path_of(prefix)?;
+        blocking(move || gone(fs::remove_dir_all(&folder), &folder)).await
+    }
+}
+
+/// Absence is what a deletion wants.
+fn gone(result: io::Result<()>, path: &Path) -> Result<(), ObjectError> {
+    match result {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(classed(path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Opens a regular file; a folder, pipe or device is refused, as reading one could hang.
+fn open_plain(path: &Path) -> Result<File, ObjectError> {
+    let meta = fs::metadata(path).map_err(|e| classed(path, &e))?;
+    if !meta.is_file() {
+        return Err(ObjectError::Invalid(format!("{} is not a regular file", path.display())));
+    }
+    File::open(path).map_err(|e| classed(path, &e))
+}
+
+struct FileReader {
+    path: PathBuf,
+    file: Option<File>,
+    size: u64,
+}
+
+#[async_trait]
+impl ObjectReader for FileReader {
+    fn size(&self) -> Option<u64> {
+        Some(self.size)
+    }
+
+    async fn read(&mut self, max: usize) -> Result<Vec<u8>, ObjectError> {
+        let Some(file) = self.file.take() else { return Ok(Vec::new()) };
+        let path = self.path.clone();
+        let (file, bytes) = blocking(move || {
+            let mut bytes = Vec::with_capacity(max.min(1 << 20));
+            let mut limited = file.take(max as u64);
+            limited.read_to_end(&mut bytes).map_err(|e| classed(&path, &e))?;
+            Ok((limited.into_inner(), bytes))
+        })
+        .await?;
+        self.file = Some(file);
+        Ok(bytes)
+    }
+}
+
+struct FileWriter {
+    target: PathBuf,
+    temporary: Option<Temporary>,
+}
+
+#[async_trait]
+impl ObjectWriter for FileWriter {
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
+        let Some(mut temporary) = self.temporary.take() else {
+            return Err(ObjectError::Invalid(format!("{} failed earlier", self.target.display())));
+        };
+        let bytes = bytes.to_vec();
+        self.temporary = Some(blocking(move || temporary.write(&bytes).map(|()| temporary)).await?);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<(), ObjectError> {
+        let Some(temporary) = self.temporary.take() else {
+            return Err(ObjectError::Invalid(format!("{} failed earlier", self.target.display())));
+        };
+        let target = std::mem::take(&mut self.target);
+        blocking(move || {
+            temporary.rename_to(&target)?;
+            sync_folder(folder_of(&target))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Uri, FileObjectStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = Uri::of_folder(folder.path()).unwrap();
+        (folder, prefix, FileObjectStore::new())
+    }
+
+    #[tokio::test]
+    async fn writes_reads_lists_and_deletes() {
+        let (_folder, prefix, store) = store();
+        let uri = prefix.join("a/b/c.bin").unwrap();
+        assert_eq!(store.head(&uri).await.unwrap(), None);
+        store.put(&uri, b"hello").await.unwrap();
+        store.put(&uri, b"hello again").await.unwrap();
+        assert_eq!(store.get(&uri, 100).await.unwrap(), b"hello again");
+        assert!(matches!(store.get(&uri, 10).await, Err(ObjectError::TooLarge { size: 11, limit: 10, .. })));
+        let mut reader = store.open(&uri).await.unwrap();
+        assert_eq!(reader.read(5).await.unwrap(), b"hello");
+        assert_eq!(reader.read(100).await.unwrap(), b" again");
+        assert!(reader.read(100).await.unwrap().is_empty());
+        assert_eq!(store.list(&prefix).await.unwrap(), [ObjectMeta { uri: uri.clone(), size: 11 }]);
+        store.delete(&uri).await.unwrap();
+        store.delete(&uri).await.unwrap();
+        assert!(matches!(store.get(&uri, 10).await, Err(ObjectError::NotFound(_))));
+    }
+
+    #[tokio::test]
+    async fn an_unfinished_writer_leaves_nothing() {
+        let (folder, prefix, store) = store();
+        let uri = prefix.join("x").unwrap();
+        let mut writer = store.create(&uri).await.unwrap();
+        writer.write(b"half").await.unwrap();
+        drop(writer);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let mut writer = store.create(&uri).await.unwrap();
+        writer.write(b"wh").await.unwrap();
+        writer.write(b"ole").await.unwrap();
+        writer.finish().await.unwrap();
+        assert_eq!(store.get(&uri, 10).await.unwrap(), b"whole");
+    }
+
+    #[tokio::test]
+    async fn publishing_moves_and_writes_in_order_and_names_what_is_gone() {
+        let (_folder, prefix, store) = store();
+        let (scratch, staged) = (prefix.join("_attempts/1/").unwrap(), prefix.join("_attempts/1/000001").unwrap());
+        store.put(&staged, b"big").await.unwrap();
+        let items = |second: &Uri| {
+            vec![
+                Publish { from: Source::Bytes(b"small".to_vec()), to: prefix.join("result.json").unwrap() },
+                Publish { from: Source::Object(second.clone()), to: prefix.join("deep/big.bin").unwrap() },
+            ]
+        };
+        store.publish(items(&staged), &scratch).await.unwrap();
+        assert_eq!(store.get(&prefix.join("deep/big.bin").unwrap(), 9).await.unwrap(), b"big");
+        let again = store.publish(items(&staged), &scratch).await.unwrap_err();
+        assert!(matches!(&again, ObjectError::NotFound(at) if at.ends_with("000001")), "{again}");
+        store.delete_prefix(&scratch).await.unwrap();
+        store.delete_prefix(&scratch).await.unwrap();
+        assert_eq!(store.list(&prefix).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_folder_or_device_is_no_object() {
+        let (_folder, prefix, store) = store();
+        let folder = Uri::parse(prefix.as_str().trim_end_matches('/')).unwrap();
+        assert!(matches!(store.get(&folder, 10).await, Err(ObjectError::Invalid(_))));
+        assert!(matches!(store.get(&Uri::parse("file:///dev/zero").unwrap(), 10).await, Err(ObjectError::Invalid(_))));
+        assert!(matches!(store.get(&Uri::parse("s3://bucket/x").unwrap(), 10).await, Err(ObjectError::Invalid(_))));
+    }
+}
