@@ -51,6 +51,11 @@ impl Uri {
         Ok(Self(text.to_owned()))
     }
 
+    /// The root of the local file system, as a prefix.
+    pub fn root() -> Self {
+        Self("file:///".to_owned())
+    }
+
     /// The address of a local file. The path must be absolute and UTF-8.
     pub fn of_file(path: &Path) -> Result<Self, String> {
         let text = path.to_str().ok_or_else(|| format!("path {} is not UTF-8", path.display()))?;

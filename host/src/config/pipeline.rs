@@ -1,0 +1,325 @@
+//! The pipeline file: models, steps, and how one leads to the next. Relative paths start at the file's folder.
+
+use super::section::{ConfigError, Problems, Section};
+use crate::task::id;
+use crate::task::limits::Limits;
+use crate::task::uri::Uri;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use toml::Table;
+
+/// A pipeline, checked.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// Its name: what tasks in the store are told apart by.
+    pub name: String,
+    /// The step that a submitted task runs first.
+    pub entry: String,
+    /// Models by their short names.
+    pub models: BTreeMap<String, ModelDecl>,
+    /// Steps, in the order of the file.
+    pub steps: Vec<Step>,
+}
+
+/// A model that steps may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelDecl {
+    /// The file.
+    pub path: PathBuf,
+    /// Expected SHA-256, lower-case hex.
+    pub sha256: Option<String>,
+    /// `auto`, `rten` or `onnxruntime`.
+    pub backend: String,
+}
+
+/// What a step is given besides its task.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Objects and prefixes it may read.
+    pub read: Vec<Uri>,
+    /// Names of secrets, taken from the environment when the worker starts.
+    pub secrets: Vec<String>,
+}
+
+/// One step.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// The component.
+    pub guest: PathBuf,
+    /// Functions of the guest it may be asked for.
+    pub functions: Vec<String>,
+    /// Short names of models it may load.
+    pub models: Vec<String>,
+    /// Default step of its children.
+    pub next: Option<String>,
+    /// Default step of its fan-in.
+    pub then: Option<String>,
+    /// Step by outcome.
+    pub transitions: BTreeMap<String, String>,
+    /// Tasks of this step at once in one worker; none: only the worker's own bound.
+    pub concurrency: Option<u32>,
+    /// Attempts before a task is given up; none: the worker's default.
+    pub max_attempts: Option<u32>,
+    /// Whether the guest may load models from its own bytes.
+    pub allow_model_bytes: bool,
+    /// Bounds.
+    pub limits: Limits,
+    /// Grants.
+    pub grant: Grant,
+    /// Handed to `load-pipeline`.
+    pub config: Map<String, Value>,
+}
+
+/// A pipeline of one step, made up from flags: `run guest.wasm --model det=FILE --config KEY=VALUE`.
+#[derive(Debug, Clone, Default)]
+pub struct MadeUp {
+    /// `(short name, file)`.
+    pub models: Vec<(String, PathBuf)>,
+    /// `(key, value)`; a value that parses as JSON is taken as such, else as text.
+    pub config: Vec<(String, String)>,
+}
+
+impl Pipeline {
+    /// Reads a pipeline file, or makes one up around a component. `defaults` are the machine's own limits.
+    pub fn load(path: &Path, made_up: &MadeUp, defaults: &Limits) -> Result<Self, ConfigError> {
+        let source = path.display().to_string();
+        let absolute = std::path::absolute(path).map_err(|e| ConfigError::of(&source, e.to_string()))?;
+        let is_toml = absolute.extension().is_some_and(|e| e == "toml");
+        if !is_toml {
+            return Self::around_guest(&absolute, made_up, defaults);
+        }
+        if !made_up.models.is_empty() || !made_up.config.is_empty() {
+            return Err(ConfigError::of(&source, "--model and --config make up a pipeline around a .wasm file; a pipeline file has its own tables"));
+        }
+        let text = std::fs::read_to_string(&absolute).map_err(|e| ConfigError::of(&source, format!("cannot be read: {e}")))?;
+        let folder = absolute.parent().unwrap_or(Path::new("/"));
+        Self::parse(&text, &source, folder, defaults)
+    }
+
+    /// Parses the text of a pipeline file that stands in `folder`.
+    pub fn parse(text: &str, source: &str, folder: &Path, defaults: &Limits) -> Result<Self, ConfigError> {
+        let table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::of(source, e.to_string()))?;
+        let problems = Problems::new(source);
+        let pipeline = read(Section::new(table, &problems), folder, defaults, &problems);
+        problems.finish(pipeline)
+    }
+
+    fn around_guest(guest: &Path, made_up: &MadeUp, defaults: &Limits) -> Result<Self, ConfigError> {
+        let stem = guest.file_stem().and_then(|s| s.to_str()).unwrap_or("guest");
+        let name = id::check("name", stem).map_or_else(|_| "guest".to_owned(), |()| stem.to_owned());
+        let mut models = BTreeMap::new();
+        for (model, file) in &made_up.models {
+            let path = std::path::absolute(file).map_err(|e| ConfigError::of("--model", e.to_string()))?;
+            models.insert(model.clone(), ModelDecl { path, sha256: None, backend: "auto".to_owned() });
+        }
+        let config = made_up.config.iter().map(|(key, text)| {
+            (key.clone(), serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str())))
+        });
+        let step = Step {
+            name: name.clone(),
+            guest: guest.to_owned(),
+            functions: Vec::new(),
+            models: models.keys().cloned().collect(),
+            next: None,
+            then: None,
+            transitions: BTreeMap::new(),
+            concurrency: None,
+            max_attempts: None,
+            allow_model_bytes: false,
+            limits: defaults.clone(),
+            grant: Grant::default(),
+            config: config.collect(),
+        };
+        Ok(Self { entry: name.clone(), name, models, steps: vec![step] })
+    }
+
+    /// The step of that name.
+    pub fn step(&self, name: &str) -> Option<&Step> {
+        self.steps.iter().find(|s| s.name == name)
+    }
+}
+
+fn read(mut root: Section<'_>, folder: &Path, defaults: &Limits, problems: &Problems) -> Pipeline {
+    let name = root.text("name").unwrap_or_else(|| "pipeline".to_owned());
+    if let Err(e) = id::check("name", &name) {
+        root.fault("name", &name, e);
+    }
+    let models: BTreeMap<String, ModelDecl> =
+        root.sections("models").into_iter().map(|(name, section)| (name, read_model(section, folder))).collect();
+    let steps: Vec<Step> =
+        root.sections("steps").into_iter().map(|(name, section)| read_step(name, section, folder, defaults)).collect();
+    let entry = root.text("entry");
+    if steps.is_empty() {
+        problems.add("steps", "", "a pipeline has at least one [steps.NAME] table");
+    }
+    let known: Vec<&str> = steps.iter().map(|s| s.name.as_str()).collect();
+    let check = |key: String, step: &str| {
+        if !known.contains(&step) {
+            problems.add(&key, &format!("\"{step}\""), format!("no such step; this pipeline has {}", known.join(", ")));
+        }
+    };
+    if let Some(entry) = &entry {
+        check("entry".to_owned(), entry);
+    }
+    for step in &steps {
+        let path = format!("steps.{}", step.name);
+        for (key, target) in [("next", &step.next), ("then", &step.then)] {
+            if let Some(target) = target {
+                check(format!("{path}.{key}"), target);
+            }
+        }
+        for (outcome, target) in &step.transitions {
+            check(format!("{path}.transitions.{outcome}"), target);
+        }
+        for model in step.models.iter().filter(|m| !models.contains_key(*m)) {
+            let have = models.keys().cloned().collect::<Vec<_>>().join(", ");
+            problems.add(&format!("{path}.models"), &format!("\"{model}\""), format!("no such model; declared are: {have}"));
+        }
+    }
+    let entry = entry.or_else(|| steps.first().map(|s| s.name.clone())).unwrap_or_default();
+    Pipeline { name, entry, models, steps }
+}
+
+fn read_model(mut section: Section<'_>, folder: &Path) -> ModelDecl {
+    let source = section.text("source");
+    let path = match &source {
+        None => {
+            section.fault("source", "", "is missing; expected \"file:PATH\"");
+            PathBuf::new()
+        }
+        Some(text) => text.strip_prefix("file:").map(|path| folder.join(path)).unwrap_or_else(|| {
+            section.fault("source", text, "expected \"file:PATH\" (other sources are not built in yet)");
+            PathBuf::new()
+        }),
+    };
+    let sha256 = section.text("sha256").map(|s| s.to_ascii_lowercase());
+    if let Some(bad) = sha256.as_ref().filter(|s| s.len() != 64 || !s.bytes().all(|b| b.is_ascii_hexdigit())) {
+        section.fault("sha256", bad, "expected 64 hex digits");
+    }
+    let backend = section.choice("backend", &[("auto", "auto"), ("rten", "rten"), ("onnxruntime", "onnxruntime")]).unwrap_or("auto");
+    section.choice("device", &[("cpu", ())]);
+    ModelDecl { path, sha256, backend: backend.to_owned() }
+}
+
+fn read_step(name: String, mut section: Section<'_>, folder: &Path, defaults: &Limits) -> Step {
+    if let Err(e) = id::check("step", &name) {
+        section.fault("", &name, e);
+    }
+    let guest = section.text("guest");
+    if guest.is_none() {
+        section.fault("guest", "", "is missing; expected the path of a component");
+    }
+    let queue = section.text("queue");
+    if let Some(url) = queue.filter(|url| url != "sqlite:") {
+        section.fault("queue", &url, "expected \"sqlite:\", the embedded queue (others are not built in yet)");
+    }
+    Step {
+        guest: folder.join(guest.unwrap_or_default()),
+        functions: section.texts("functions"),
+        models: section.texts("models"),
+        next: section.text("next"),
+        then: section.text("then"),
+        transitions: section.text_map("transitions").into_iter().collect(),
+        concurrency: section.number("concurrency", 1, 4096).map(|n| n as u32),
+        max_attempts: section.number("max_attempts", 1, 1000).map(|n| n as u32),
+        allow_model_bytes: section.flag("allow_model_bytes").unwrap_or(false),
+        limits: read_limits(section.section("limits"), defaults),
+        grant: read_grant(section.section("grant"), folder),
+        config: match section.json("config") {
+            Some(Value::Object(map)) => map,
+            _ => Map::new(),
+        },
+        name,
+    }
+}
+
+/// Reads a `limits` table over `defaults`; also used for the machine's own.
+pub(super) fn read_limits(mut section: Section<'_>, defaults: &Limits) -> Limits {
+    let d = defaults;
+    let count = |section: &mut Section<'_>, key, default: u32| section.number(key, 1, u64::from(u32::MAX)).map_or(default, |n| n as u32);
+    Limits {
+        memory: section.size("memory").unwrap_or(d.memory),
+        wall: section.duration("wall").unwrap_or(d.wall),
+        cancel_grace: section.duration("cancel_grace").unwrap_or(d.cancel_grace),
+        payload: section.size("payload").unwrap_or(d.payload),
+        read: section.size("read").unwrap_or(d.read),
+        output: section.size("output").unwrap_or(d.output),
+        files: count(&mut section, "files", d.files),
+        children: count(&mut section, "children", d.children),
+        hops: count(&mut section, "hops", d.hops),
+        log: section.size("log").unwrap_or(d.log),
+        tensors: section.size("tensors").unwrap_or(d.tensors),
+        resources: count(&mut section, "resources", d.resources),
+        recycle_after: count(&mut section, "recycle_after", d.recycle_after),
+    }
+}
+
+fn read_grant(mut section: Section<'_>, folder: &Path) -> Grant {
+    let mut read = Vec::new();
+    for text in section.texts("read") {
+        match granted(&text, folder) {
+            Ok(uri) => read.push(uri),
+            Err(e) => section.fault("read", &text, e),
+        }
+    }
+    Grant { read, secrets: section.texts("secrets") }
+}
+
+/// A full address, or a path from the pipeline file's folder; a folder (with `/` at its end) grants what lies below.
+fn granted(text: &str, folder: &Path) -> Result<Uri, String> {
+    if text.contains("://") {
+        return Uri::parse(text);
+    }
+    let path = folder.join(text.strip_prefix("file:").unwrap_or(text));
+    if text.ends_with('/') { Uri::of_folder(&path) } else { Uri::of_file(&path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Pipeline, ConfigError> {
+        Pipeline::parse(text, "p.toml", Path::new("/p"), &Limits::default())
+    }
+
+    #[test]
+    fn a_pipeline_as_people_write_it() {
+        let pipeline = parse(
+            r#"
+            name = "ocr"
+            [models.det]
+            source = "file:models/det.onnx"
+            [steps.detect]
+            guest = "d.wasm"
+            models = ["det"]
+            next = "read"
+            then = "join"
+            limits = { memory = "1GiB", wall = "20s" }
+            grant = { read = ["models/labels.txt", "s3://bucket/x/"] }
+            config = { threshold = 0.3 }
+            [steps.read]
+            guest = "r.wasm"
+            [steps.join]
+            guest = "j.wasm"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(pipeline.entry, "detect");
+        assert_eq!(pipeline.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["detect", "read", "join"]);
+        let step = pipeline.step("detect").unwrap();
+        assert_eq!(step.grant.read[0].as_str(), "file:///p/models/labels.txt");
+        assert_eq!((step.limits.memory, step.limits.wall.as_secs()), (1 << 30, 20));
+        assert_eq!(pipeline.models["det"].path, Path::new("/p/models/det.onnx"));
+    }
+
+    #[test]
+    fn every_problem_is_named() {
+        let text = parse("nmae = 'x'\n[steps.a]\nguest = 'a.wasm'\nnext = 'b'\nmodels = ['m']\nlimits = { wall = 'long' }").unwrap_err().to_string();
+        for part in ["did you mean 'name'?", "steps.a.next", "no such model", "steps.a.limits.wall"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}
