@@ -11,3 +11,4 @@ pub mod guest;
 pub mod object_store;
 pub mod task;
 pub mod task_store;
+pub mod worker;

@@ -5,10 +5,11 @@
 
 pub mod scope;
 
-pub use scope::{Grants, Scope, Services, StagedOutput};
+pub use scope::{Grants, Scope, Services, StagedOutput, StopReason};
 
 use crate::task::hooks::{FanOut, Output, TaskError, Work};
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 /// How a hook ended, other than well.
@@ -45,6 +46,10 @@ pub trait Guests: Send + Sync {
 
     /// Takes an instance back for the next task of its step; drops it if it is not reusable.
     fn give_back(&self, step: &str, guest: Box<dyn Guest>);
+
+    /// Runs `work` where guests run, and waits for it: a guest that spins there holds up no heartbeat. Dropping the returned
+    /// future stops the work.
+    async fn enter(&self, work: BoxFuture<'static, ()>);
 
     /// The digest of the step's guest, for records.
     fn release(&self, step: &str) -> String;

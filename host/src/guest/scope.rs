@@ -6,7 +6,7 @@
 use crate::object_store::{ObjectError, ObjectReader, ObjectStore, ObjectWriter};
 use crate::task::hooks::{Input, Payload, Work};
 use crate::task::id::{self, TaskKey};
-use crate::task::lease::Lease;
+use crate::task::lease::{Lease, LeaseView};
 use crate::task::limits::{Limits, cut};
 use crate::task::outputs::{self, INLINE_OUTPUT, ManifestEntry, Place};
 use crate::task::uri::Uri;
@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// All small outputs of a task together ride inside the commit up to this size; what goes beyond is staged as files,
@@ -123,6 +124,7 @@ pub struct Scope {
     prefix: Uri,
     grants: Grants,
     key: TaskKey,
+    view: Mutex<Option<LeaseView>>,
     input_count: u32,
     inputs_read: Mutex<Option<Arc<BTreeSet<Uri>>>>,
     may_write: AtomicBool,
@@ -152,6 +154,7 @@ impl Scope {
         Arc::new(Self {
             services,
             key: lease.key.clone(),
+            view: Mutex::new(None),
             lease,
             limits,
             prefix: prefix.as_prefix(),
@@ -217,9 +220,23 @@ impl Scope {
         self.stop.cancelled().await;
     }
 
-    /// An error once the run was stopped: the first line of every host call.
+    /// What the worker believes about the lease from now on. Without one the scope never lapses (a dry run).
+    pub fn renew(&self, view: LeaseView) {
+        *locked(&self.view) = Some(view);
+    }
+
+    /// Whether the lease has lapsed on the worker's own clock. If so, the run is stopped.
+    pub fn has_lapsed(&self) -> bool {
+        let lapsed = locked(&self.view).is_some_and(|view| !view.holds(Instant::now().into_std()));
+        if lapsed {
+            self.stop(StopReason::LeaseLost);
+        }
+        lapsed
+    }
+
+    /// An error once the run was stopped or its lease has lapsed: the first line of every host call.
     pub fn check(&self) -> Result<(), Failure> {
-        if self.stop.is_cancelled() { Err(Failure::new("denied", "the task was stopped")) } else { Ok(()) }
+        if self.has_lapsed() || self.stop.is_cancelled() { Err(Failure::new("denied", "the task was stopped")) } else { Ok(()) }
     }
 
     // ---- reading --------------------------------------------------------------------------------------------------
