@@ -11,4 +11,5 @@ pub mod guest;
 pub mod object_store;
 pub mod task;
 pub mod task_store;
+pub mod telemetry;
 pub mod worker;
