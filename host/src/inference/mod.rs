@@ -8,6 +8,8 @@
 //! refused before a backend opens a file is listed in [`onnx`], but the memory and time of a run are not bounded here, so
 //! only models that an operator declared should get this far.
 
+#[cfg(test)]
+mod conformance;
 mod model;
 pub mod onnx;
 mod onnxruntime;

@@ -202,3 +202,66 @@ pub(super) fn shortened(text: &str) -> String {
     }
     text.get(..end).unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ElementType, onnx::Graph, tiny};
+    use super::*;
+
+    /// A backend that does what no adapter should.
+    struct Unruly(fn(&[Tensor]) -> Vec<Tensor>);
+
+    impl Backend for Unruly {
+        fn name(&self) -> &'static str {
+            "unruly"
+        }
+
+        fn version(&self) -> String {
+            "0".to_owned()
+        }
+
+        fn open(&self, _: Vec<u8>, _: &Arc<Graph>, _: &LoadOptions) -> Result<Box<dyn Session>, InferenceError> {
+            Ok(Box::new(Unruly(self.0)))
+        }
+    }
+
+    impl Session for Unruly {
+        fn run(&self, inputs: &[Tensor], _: usize, _: &Stop) -> Result<Vec<Tensor>, InferenceError> {
+            Ok(self.0(inputs))
+        }
+    }
+
+    fn run(answer: fn(&[Tensor]) -> Vec<Tensor>) -> Result<Vec<(String, Tensor)>, InferenceError> {
+        let file = tiny::unary("Neg", tiny::FLOAT);
+        let model = Model::load(&Unruly(answer), file, &LoadOptions::default(), Limits { max_input_bytes: 12, max_output_bytes: 12 })?;
+        let x = Tensor::new(vec![1, 3], ElementType::F32, vec![0; 12]).unwrap();
+        model.run(vec![("x".to_owned(), x)], &Stop::default())
+    }
+
+    #[test]
+    fn a_panic_of_a_backend_is_an_error() {
+        let error = run(|_| panic!("out of cheese")).unwrap_err();
+        assert!(matches!(&error, InferenceError::Runtime(text) if text.contains("unruly panicked: out of cheese")), "{error}");
+        let long = run(|_| panic!("{}", "\u{e9}".repeat(10_000))).unwrap_err();
+        assert!(long.to_string().len() <= MAX_ERROR_BYTES);
+    }
+
+    #[test]
+    fn answers_are_checked_against_the_graph() {
+        assert!(run(|inputs| inputs.to_vec()).is_ok());
+        assert!(matches!(run(|_| vec![]), Err(InferenceError::Runtime(_))));
+        let other = run(|_| vec![Tensor::new(vec![1], ElementType::U8, vec![0]).unwrap()]);
+        assert!(matches!(other, Err(InferenceError::Runtime(_))));
+    }
+
+    #[test]
+    fn inputs_over_the_limit_are_refused_before_their_shape() {
+        let model = Model::load(&Unruly(|_| vec![]), tiny::unary("Neg", tiny::FLOAT), &LoadOptions::default(), Limits {
+            max_input_bytes: 11,
+            max_output_bytes: 0,
+        });
+        let x = Tensor::new(vec![3, 1], ElementType::F32, vec![0; 12]).unwrap();
+        let error = model.unwrap().run(vec![("x".to_owned(), x)], &Stop::default()).unwrap_err();
+        assert!(matches!(error, InferenceError::TooLarge(_)), "{error}");
+    }
+}

@@ -34,6 +34,10 @@ const OLDEST_MINOR_VERSION: u32 = ort::MINOR_VERSION;
 /// theirs in separate files.
 const MAX_LIBRARY_BYTES: u64 = 1 << 30;
 
+/// Most bytes of model files that the sessions of one model hold together, as each has its own copy of the weights. A model
+/// larger than half of this has one session, and its runs wait for each other.
+const MAX_SESSION_BYTES: usize = 1 << 30;
+
 /// How long the library may take to start. It needs some 50 ms.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -57,14 +61,14 @@ impl OnnxRuntimeBackend {
         let path = fs::canonicalize(path).map_err(|error| unavailable(format!("no library at {path:?} ({error})")))?;
         // Held to the end: two threads that come at once must not both start it.
         let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(opened) = opened.as_ref() {
-            if opened.path == path {
-                return Ok(opened.clone());
-            }
-            return Err(unavailable(format!("{path:?} cannot be opened beside {:?}, which this process uses", opened.path)));
+        if let Some(same) = opened.as_ref().filter(|opened| opened.path == path) {
+            return Ok(same.clone());
         }
         let version = version_of(&path).map_err(unavailable)?;
-        ort::util::preload_dylib(path.as_os_str()).map_err(|error| unavailable(format!("{path:?} does not open: {error}")))?;
+        if let Some(other) = opened.as_ref() {
+            return Err(unavailable(format!("{path:?} cannot be opened beside {:?}, which this process uses", other.path)));
+        }
+        link(&path).map_err(unavailable)?;
         start(&path).map_err(unavailable)?;
         let backend = Self { path, version };
         *opened = Some(backend.clone());
@@ -109,6 +113,11 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
         }
         from = at + 1;
     }
+}
+
+/// Lets the system's linker open the library, which finds out what reading it cannot: another platform, missing libraries.
+fn link(path: &Path) -> Result<(), String> {
+    ort::util::preload_dylib(path.as_os_str()).map_err(|error| format!("{path:?} does not open: {error}"))
 }
 
 /// Hands the library to `ort`, on a thread of its own: should it hang or panic after all, only that thread is lost.
@@ -157,15 +166,16 @@ impl Backend for OnnxRuntimeBackend {
             return Err(InferenceError::Unsupported("this host runs ONNX Runtime on the processor only".to_owned()));
         }
         let fixed = graph.inputs.iter().all(|port| port.dims.as_ref().is_some_and(|dims| dims.iter().all(Option::is_some)));
+        let most = options.parallel.min(MAX_SESSION_BYTES / bytes.len().max(1)).max(1);
         let opener = Opener { bytes, threads: options.threads, memory_pattern: fixed };
         let first = opener.open().map_err(|error| InferenceError::InvalidEncoding(text("cannot load the model", &error)))?;
         let sessions = Sessions { idle: vec![first], open: 1 };
         // The file is only kept for sessions that are still to come.
-        let opener = (options.parallel > 1).then_some(opener);
+        let opener = (most > 1).then_some(opener);
         Ok(Box::new(OrtModel {
             graph: Arc::clone(graph),
             opener,
-            most: options.parallel,
+            most,
             sessions: Mutex::new(sessions),
             returned: Condvar::new(),
         }))
@@ -245,6 +255,7 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let mut sessions = self.model.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         match self.session.take() {
+            // The only session is kept even then, else no run could ever follow.
             Some(session) if !thread::panicking() || self.model.opener.is_none() => sessions.idle.push(session),
             _ => sessions.open -= 1,
         }
@@ -361,4 +372,55 @@ fn output(port: &Port, value: &DynValue, left: &mut usize) -> Result<Tensor, Inf
 fn copied<T: PrimitiveTensorElementType + Pod>(port: &Port, dims: Vec<u32>, value: &DynValue) -> Result<Tensor, InferenceError> {
     let (_, elements) = value.try_extract_tensor::<T>().map_err(|error| failed(&error))?;
     Tensor::from_elements(dims, port.ty, elements)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance;
+    use super::*;
+
+    #[test]
+    fn what_is_not_the_library_is_refused_by_name_and_leaves_the_process_usable() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let cases = [
+            (folder.path().join("nowhere.so"), "no library at"),
+            (folder.path().to_owned(), "is not a library file"),
+            (file("text.so", b"hello"), "is not ONNX Runtime"),
+            (file("empty.so", b""), "is not ONNX Runtime"),
+            (file("old.so", b"\x7fELF OrtGetApiBase VERS_1.14.1\0"), "version 1.14.1, which is too old"),
+        ];
+        for (path, expected) in cases {
+            let error = OnnxRuntimeBackend::open(&path).unwrap_err();
+            let InferenceError::Unavailable(text) = &error else { panic!("{error:?}") };
+            assert!(text.contains(expected) && text.contains(path.to_str().unwrap()), "{expected}: {text}");
+            assert!(text.contains("inference.onnxruntime") && text.contains("--backend rten"), "{text}");
+        }
+        // Looks right, but is none: the linker's word. Asked by itself, for other tests may have opened the real one.
+        let broken = file("broken.so", b"\x7fELF OrtGetApiBase VERS_1.31.1\0");
+        assert_eq!(version_of(&broken).as_deref(), Ok("1.31.1"));
+        for path in [broken, std::env::current_exe().unwrap()] {
+            assert!(link(&path).unwrap_err().contains("does not open"));
+        }
+        let opened = OnnxRuntimeBackend::open(&conformance::library()).unwrap();
+        assert!(opened.version().starts_with("1."), "{}", opened.version());
+        assert_eq!(OnnxRuntimeBackend::open(&conformance::library()).unwrap().path(), opened.path());
+        let copy = file("copy.so", &fs::read(opened.path()).unwrap());
+        let error = OnnxRuntimeBackend::open(&copy).unwrap_err();
+        assert!(error.to_string().contains("which this process uses"), "{error}");
+    }
+
+    #[test]
+    fn a_version_is_read_from_the_file() {
+        let path = conformance::library();
+        let minor = version_of(&path).unwrap().split('.').nth(1).unwrap().parse::<u32>().unwrap();
+        assert!(minor >= OLDEST_MINOR_VERSION);
+        assert_eq!(find(b"aab", b"ab"), Some(1));
+        assert_eq!(find(b"aa", b"ab"), None);
+        assert_eq!(find(b"", b"ab"), None);
+    }
 }

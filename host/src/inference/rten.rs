@@ -45,7 +45,6 @@ impl Backend for RtenBackend {
     }
 
     fn version(&self) -> String {
-        // Kept equal to `Cargo.lock` by a test.
         VERSION.to_owned()
     }
 
@@ -72,6 +71,7 @@ impl Backend for RtenBackend {
     }
 }
 
+/// Equal to what `Cargo.lock` holds, as a test sees to.
 const VERSION: &str = "0.27.0";
 
 struct RtenSession {
@@ -174,4 +174,14 @@ fn output(port: &Port, value: &Value, left: &mut usize) -> Result<Tensor, Infere
 /// The elements in row-major order; borrowed unless the tensor is a transposed or sliced view.
 fn in_order<T: Clone>(tensor: &rten_tensor::Tensor<T>) -> Cow<'_, [T]> {
     tensor.view().data().map_or_else(|| Cow::Owned(tensor.to_vec()), Cow::Borrowed)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_version_is_that_of_the_lock_file() {
+        let lock = include_str!("../../../Cargo.lock");
+        let (_, rest) = lock.split_once("name = \"rten\"\nversion = \"").unwrap();
+        assert_eq!(rest.split('"').next(), Some(super::VERSION));
+    }
 }
