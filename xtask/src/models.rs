@@ -34,8 +34,10 @@ const ONNXRUNTIME_VERSION: &str = "1.31.1";
 const ONNXRUNTIME: &str = "onnxruntime==1.31.1";
 
 /// Linux on x86-64. Each Python has a wheel of its own; this is the one for 3.11, and the library inside is checked too.
-const ONNXRUNTIME_LINUX_CP311: &str = "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f";
-const LIBRARY_LINUX_CP311: &str = "fc44112fbe06d7d689c57e11d3862031f64711007e4ee020f8eed5185fd2c1d3";
+const ONNXRUNTIME_LINUX_CP311: &str =
+    "5752bd508126ae7c49894d3b9d2e83f0c3d487319246d04c444b393308d7ad7f";
+const LIBRARY_LINUX_CP311: &str =
+    "fc44112fbe06d7d689c57e11d3862031f64711007e4ee020f8eed5185fd2c1d3";
 
 /// A model: the name it gets, its path in the wheel, its SHA-256.
 const OCR_MODELS: [(&str, &str, &str); 3] = [
@@ -79,8 +81,13 @@ pub struct Fetched {
 
 /// Makes sure that the models, their labels, the library and a host config that names it are there.
 pub fn models() -> Result<Fetched, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask lies in no repository")?;
-    let fetched = Fetched { models: root.join(MODELS), onnxruntime: root.join(LIBRARY).join(library_name()) };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .ok_or("xtask lies in no repository")?;
+    let fetched = Fetched {
+        models: root.join(MODELS),
+        onnxruntime: root.join(LIBRARY).join(library_name()),
+    };
     ocr_models(&fetched.models)?;
     labels(&fetched.models)?;
     library(&fetched.onnxruntime)?;
@@ -89,7 +96,11 @@ pub fn models() -> Result<Fetched, String> {
 }
 
 fn library_name() -> &'static str {
-    if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" }
+    if cfg!(target_os = "macos") {
+        "libonnxruntime.dylib"
+    } else {
+        "libonnxruntime.so"
+    }
 }
 
 fn is_linux_x86_64() -> bool {
@@ -97,7 +108,10 @@ fn is_linux_x86_64() -> bool {
 }
 
 fn ocr_models(folder: &Path) -> Result<(), String> {
-    if OCR_MODELS.iter().all(|(name, _, sha256)| has_digest(&folder.join(name), sha256)) {
+    if OCR_MODELS
+        .iter()
+        .all(|(name, _, sha256)| has_digest(&folder.join(name), sha256))
+    {
         return Ok(());
     }
     let unpacked = Unpacked::fetch(folder, RAPIDOCR.requirement, |_| Some(RAPIDOCR.sha256))?;
@@ -115,7 +129,8 @@ fn labels(folder: &Path) -> Result<(), String> {
         return Ok(());
     }
     let model = read(&folder.join("rec.onnx"))?;
-    let text = metadata(&model, "character").ok_or("rec.onnx has no metadata called `character`")?;
+    let text =
+        metadata(&model, "character").ok_or("rec.onnx has no metadata called `character`")?;
     let temporary = path.with_extension("part");
     fs::write(&temporary, text).map_err(|error| format!("{}: {error}", temporary.display()))?;
     expect_digest(&temporary, LABELS_SHA256)?;
@@ -133,7 +148,9 @@ fn library(path: &Path) -> Result<(), String> {
         return Ok(());
     }
     let folder = path.parent().ok_or("the library has no folder")?;
-    let pinned = |wheel: &str| (is_linux_x86_64() && wheel.contains("-cp311-")).then_some(ONNXRUNTIME_LINUX_CP311);
+    let pinned = |wheel: &str| {
+        (is_linux_x86_64() && wheel.contains("-cp311-")).then_some(ONNXRUNTIME_LINUX_CP311)
+    };
     let unpacked = Unpacked::fetch(folder, ONNXRUNTIME, pinned)?;
     let capi = unpacked.files.join("onnxruntime/capi");
     let from = [format!("libonnxruntime.so.{ONNXRUNTIME_VERSION}"), format!("libonnxruntime.{ONNXRUNTIME_VERSION}.dylib")]
@@ -146,7 +163,8 @@ fn library(path: &Path) -> Result<(), String> {
     }
     let sha256 = digest(&from)?;
     place(&from, path)?;
-    fs::write(&note, format!("{ONNXRUNTIME_VERSION} {sha256}\n")).map_err(|error| format!("{}: {error}", note.display()))
+    fs::write(&note, format!("{ONNXRUNTIME_VERSION} {sha256}\n"))
+        .map_err(|error| format!("{}: {error}", note.display()))
 }
 
 fn host_config(path: &Path) -> Result<(), String> {
@@ -169,18 +187,40 @@ struct Unpacked {
 
 impl Unpacked {
     /// Downloads and unpacks a wheel beside `folder`'s future content: a rename works only within one file system.
-    fn fetch(folder: &Path, requirement: &str, pinned: impl Fn(&str) -> Option<&'static str>) -> Result<Self, String> {
+    fn fetch(
+        folder: &Path,
+        requirement: &str,
+        pinned: impl Fn(&str) -> Option<&'static str>,
+    ) -> Result<Self, String> {
         let folder = folder.join(format!(".fetch-{}", std::process::id()));
-        let mut unpacked = Self { files: folder.join("files"), folder, pinned: false };
-        fs::create_dir_all(&unpacked.files).map_err(|error| format!("{}: {error}", unpacked.files.display()))?;
+        let mut unpacked = Self {
+            files: folder.join("files"),
+            folder,
+            pinned: false,
+        };
+        fs::create_dir_all(&unpacked.files)
+            .map_err(|error| format!("{}: {error}", unpacked.files.display()))?;
         println!("models: fetching {requirement}");
         let wheels = unpacked.folder.join("wheels");
         let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--dest"]);
-        run(pip.arg(&wheels).arg(requirement), &format!(
-            "pip could not download {requirement}; it needs Python 3.10 or newer with pip, and a way to PyPI or a mirror \
+        pip.args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--dest",
+        ]);
+        run(
+            pip.arg(&wheels).arg(requirement),
+            &format!(
+                "pip could not download {requirement}; it needs Python 3.10 or newer with pip, and a way to PyPI or a mirror \
              (set PIP_INDEX_URL, or PIP_FIND_LINKS to a folder that holds the wheel)"
-        ))?;
+            ),
+        )?;
         let wheel = fs::read_dir(&wheels)
             .and_then(|mut entries| entries.next().transpose())
             .map_err(|error| format!("{}: {error}", wheels.display()))?
@@ -188,11 +228,20 @@ impl Unpacked {
             .path();
         match pinned(&wheel.file_name().unwrap_or_default().to_string_lossy()) {
             Some(sha256) => expect_digest(&wheel, sha256)?,
-            None => println!("models: {requirement} has no pinned digest for this Python or platform; its version is trusted"),
+            None => println!(
+                "models: {requirement} has no pinned digest for this Python or platform; its version is trusted"
+            ),
         }
-        unpacked.pinned = pinned(&wheel.file_name().unwrap_or_default().to_string_lossy()).is_some();
+        unpacked.pinned =
+            pinned(&wheel.file_name().unwrap_or_default().to_string_lossy()).is_some();
         let mut unzip = Command::new("python3");
-        run(unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked.files), &format!("{} does not unpack", wheel.display()))?;
+        run(
+            unzip
+                .args(["-m", "zipfile", "-e"])
+                .arg(&wheel)
+                .arg(&unpacked.files),
+            &format!("{} does not unpack", wheel.display()),
+        )?;
         Ok(unpacked)
     }
 }
@@ -214,8 +263,12 @@ fn run(command: &mut Command, otherwise: &str) -> Result<(), String> {
 }
 
 fn place(from: &Path, to: &Path) -> Result<(), String> {
-    fs::rename(from, to).map_err(|error| format!("{} to {}: {error}", from.display(), to.display()))?;
-    println!("models: {} is in place", to.file_name().unwrap_or_default().display());
+    fs::rename(from, to)
+        .map_err(|error| format!("{} to {}: {error}", from.display(), to.display()))?;
+    println!(
+        "models: {} is in place",
+        to.file_name().unwrap_or_default().display()
+    );
     Ok(())
 }
 
@@ -236,16 +289,27 @@ fn expect_digest(path: &Path, sha256: &str) -> Result<(), String> {
     if found == sha256 {
         return Ok(());
     }
-    Err(format!("{} has SHA-256 {found}, not the pinned {sha256}; the download is damaged, or not what was pinned", path.display()))
+    Err(format!(
+        "{} has SHA-256 {found}, not the pinned {sha256}; the download is damaged, or not what was pinned",
+        path.display()
+    ))
 }
 
 /// A text of an ONNX file's metadata: field 14 of the model, each with a key in field 1 and a value in field 2.
 fn metadata(model: &[u8], key: &str) -> Option<String> {
-    fields(model)?.into_iter().filter(|(number, _)| *number == 14).find_map(|(_, entry)| {
-        let entry = fields(entry)?;
-        let text = |wanted| entry.iter().find(|(number, _)| *number == wanted).map(|(_, bytes)| *bytes);
-        (text(1)? == key.as_bytes()).then(|| String::from_utf8(text(2)?.to_vec()).ok())?
-    })
+    fields(model)?
+        .into_iter()
+        .filter(|(number, _)| *number == 14)
+        .find_map(|(_, entry)| {
+            let entry = fields(entry)?;
+            let text = |wanted| {
+                entry
+                    .iter()
+                    .find(|(number, _)| *number == wanted)
+                    .map(|(_, bytes)| *bytes)
+            };
+            (text(1)? == key.as_bytes()).then(|| String::from_utf8(text(2)?.to_vec()).ok())?
+        })
 }
 
 /// The fields of a protobuf message that are texts, bytes or messages; none if it is malformed.
@@ -292,11 +356,17 @@ mod tests {
     #[test]
     fn metadata_is_found_by_its_key() {
         // ir_version 8; two entries, "a" = "x" and "character" = "1\n2".
-        let mut model = vec![0x08, 8, 0x72, 6, 0x0a, 1, b'a', 0x12, 1, b'x', 0x72, 16, 0x0a, 9];
+        let mut model = vec![
+            0x08, 8, 0x72, 6, 0x0a, 1, b'a', 0x12, 1, b'x', 0x72, 16, 0x0a, 9,
+        ];
         model.extend(b"character\x12\x031\n2");
         assert_eq!(metadata(&model, "character").as_deref(), Some("1\n2"));
         assert_eq!(metadata(&model, "a").as_deref(), Some("x"));
         assert_eq!(metadata(&model, "b"), None);
-        assert_eq!(metadata(&model[..model.len() - 1], "character"), None, "cut off");
+        assert_eq!(
+            metadata(&model[..model.len() - 1], "character"),
+            None,
+            "cut off"
+        );
     }
 }

@@ -88,7 +88,11 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { threads: 1, parallel: 1, device: Device::Cpu }
+        Self {
+            threads: 1,
+            parallel: 1,
+            device: Device::Cpu,
+        }
     }
 }
 
@@ -101,7 +105,12 @@ pub trait Backend: Send + Sync {
     fn version(&self) -> String;
 
     /// Opens a model. `graph` is what [`onnx::inspect`] found in the same `bytes`, so hostile files were refused before.
-    fn open(&self, bytes: Vec<u8>, graph: &Arc<onnx::Graph>, options: &LoadOptions) -> Result<Box<dyn Session>, InferenceError>;
+    fn open(
+        &self,
+        bytes: Vec<u8>,
+        graph: &Arc<onnx::Graph>,
+        options: &LoadOptions,
+    ) -> Result<Box<dyn Session>, InferenceError>;
 }
 
 /// An open model, as an adapter sees it. Callers use [`Model`].
@@ -109,5 +118,10 @@ pub trait Session: Send + Sync {
     /// Runs the model on the calling thread. `inputs` are in the order of the graph's inputs, checked against them; the
     /// answer has the graph's outputs in order. Called from many threads at once. `max_output_bytes` bounds the sum of the
     /// outputs: an adapter checks it before it copies them out.
-    fn run(&self, inputs: &[Tensor], max_output_bytes: usize, stop: &Stop) -> Result<Vec<Tensor>, InferenceError>;
+    fn run(
+        &self,
+        inputs: &[Tensor],
+        max_output_bytes: usize,
+        stop: &Stop,
+    ) -> Result<Vec<Tensor>, InferenceError>;
 }

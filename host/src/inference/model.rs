@@ -33,7 +33,10 @@ pub struct Limits {
 impl Default for Limits {
     /// 256 MiB each way: a 4096 x 4096 picture in 32-bit floats and three channels has 192 MiB.
     fn default() -> Self {
-        Self { max_input_bytes: 256 << 20, max_output_bytes: 256 << 20 }
+        Self {
+            max_input_bytes: 256 << 20,
+            max_output_bytes: 256 << 20,
+        }
     }
 }
 
@@ -47,22 +50,42 @@ pub struct Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("backend", &self.backend).field("graph", &self.graph).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("backend", &self.backend)
+            .field("graph", &self.graph)
+            .finish_non_exhaustive()
     }
 }
 
 impl Model {
     /// Checks the file (see [`onnx::inspect`]) and opens it with `backend`. Blocks.
-    pub fn load(backend: &dyn Backend, bytes: Vec<u8>, options: &LoadOptions, limits: Limits) -> Result<Self, InferenceError> {
+    pub fn load(
+        backend: &dyn Backend,
+        bytes: Vec<u8>,
+        options: &LoadOptions,
+        limits: Limits,
+    ) -> Result<Self, InferenceError> {
         if bytes.len() > MAX_MODEL_BYTES {
-            return Err(InferenceError::TooLarge(format!("a model of {} bytes; at most {MAX_MODEL_BYTES} are taken", bytes.len())));
+            return Err(InferenceError::TooLarge(format!(
+                "a model of {} bytes; at most {MAX_MODEL_BYTES} are taken",
+                bytes.len()
+            )));
         }
         if options.threads == 0 || options.parallel == 0 {
-            return Err(InferenceError::InvalidArgument("threads and parallel runs of a model must be at least 1".to_owned()));
+            return Err(InferenceError::InvalidArgument(
+                "threads and parallel runs of a model must be at least 1".to_owned(),
+            ));
         }
         let graph = Arc::new(onnx::inspect(&bytes)?);
-        let session = guarded(backend.name(), graph.nodes, || backend.open(bytes, &graph, options))?;
-        Ok(Self { backend: backend.name(), graph, session, limits })
+        let session = guarded(backend.name(), graph.nodes, || {
+            backend.open(bytes, &graph, options)
+        })?;
+        Ok(Self {
+            backend: backend.name(),
+            graph,
+            session,
+            limits,
+        })
     }
 
     /// Name of the backend that runs it.
@@ -82,9 +105,16 @@ impl Model {
 
     /// Runs the model on the calling thread; `stop` may end it early. Inputs come by name, in any order; outputs come in
     /// the order of [`Model::outputs`].
-    pub fn run(&self, inputs: Vec<(String, Tensor)>, stop: &Stop) -> Result<Vec<(String, Tensor)>, InferenceError> {
+    pub fn run(
+        &self,
+        inputs: Vec<(String, Tensor)>,
+        stop: &Stop,
+    ) -> Result<Vec<(String, Tensor)>, InferenceError> {
         let inputs = self.arrange(inputs)?;
-        let outputs = guarded(self.backend, self.graph.nodes, || self.session.run(&inputs, self.limits.max_output_bytes, stop));
+        let outputs = guarded(self.backend, self.graph.nodes, || {
+            self.session
+                .run(&inputs, self.limits.max_output_bytes, stop)
+        });
         if stop.is_stopped() {
             return Err(InferenceError::Stopped);
         }
@@ -97,10 +127,27 @@ impl Model {
                 self.graph.outputs.len()
             )));
         }
-        if let Some((port, tensor)) = self.graph.outputs.iter().zip(&outputs).find(|(port, tensor)| port.ty != tensor.ty()) {
-            return Err(InferenceError::Runtime(format!("output {:?} came as {}, not {}", port.name, tensor.ty(), port.ty)));
+        if let Some((port, tensor)) = self
+            .graph
+            .outputs
+            .iter()
+            .zip(&outputs)
+            .find(|(port, tensor)| port.ty != tensor.ty())
+        {
+            return Err(InferenceError::Runtime(format!(
+                "output {:?} came as {}, not {}",
+                port.name,
+                tensor.ty(),
+                port.ty
+            )));
         }
-        Ok(self.graph.outputs.iter().map(|port| port.name.clone()).zip(outputs).collect())
+        Ok(self
+            .graph
+            .outputs
+            .iter()
+            .map(|port| port.name.clone())
+            .zip(outputs)
+            .collect())
     }
 
     /// Puts the inputs into the graph's order, or says everything that is wrong with their names, or what is wrong with one.
@@ -111,27 +158,50 @@ impl Model {
         let mut bytes = 0_usize;
         for (name, tensor) in inputs {
             bytes = bytes.saturating_add(tensor.data().len());
-            match ports.iter().zip(&mut arranged).find(|(port, _)| port.name == name) {
+            match ports
+                .iter()
+                .zip(&mut arranged)
+                .find(|(port, _)| port.name == name)
+            {
                 None => unknown.push(name),
                 Some((_, Some(_))) => twice.push(name),
                 Some((_, slot)) => *slot = Some(tensor),
             }
         }
         if bytes > self.limits.max_input_bytes {
-            return Err(InferenceError::TooLarge(format!("inputs of {bytes} bytes; at most {} are taken", self.limits.max_input_bytes)));
+            return Err(InferenceError::TooLarge(format!(
+                "inputs of {bytes} bytes; at most {} are taken",
+                self.limits.max_input_bytes
+            )));
         }
-        let missing: Vec<_> = ports.iter().zip(&arranged).filter(|(_, slot)| slot.is_none()).map(|(port, _)| port.name.clone()).collect();
-        let problems: Vec<_> = [("missing", missing), ("unknown", unknown), ("given twice", twice)]
-            .into_iter()
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(what, names)| format!("{what}: {}", listed(&names)))
+        let missing: Vec<_> = ports
+            .iter()
+            .zip(&arranged)
+            .filter(|(_, slot)| slot.is_none())
+            .map(|(port, _)| port.name.clone())
             .collect();
+        let problems: Vec<_> = [
+            ("missing", missing),
+            ("unknown", unknown),
+            ("given twice", twice),
+        ]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {}", listed(&names)))
+        .collect();
         if !problems.is_empty() {
             let names: Vec<_> = ports.iter().map(|port| port.name.clone()).collect();
-            return Err(InferenceError::InvalidArgument(format!("inputs {}; the model takes {}", problems.join(", "), listed(&names))));
+            return Err(InferenceError::InvalidArgument(format!(
+                "inputs {}; the model takes {}",
+                problems.join(", "),
+                listed(&names)
+            )));
         }
         let arranged: Vec<Tensor> = arranged.into_iter().flatten().collect();
-        ports.iter().zip(&arranged).try_for_each(|(port, tensor)| fits(port, tensor))?;
+        ports
+            .iter()
+            .zip(&arranged)
+            .try_for_each(|(port, tensor)| fits(port, tensor))?;
         Ok(arranged)
     }
 }
@@ -148,10 +218,17 @@ fn fits(port: &Port, tensor: &Tensor) -> Result<(), InferenceError> {
     if tensor.ty() != port.ty {
         return wrong(port.ty.to_string());
     }
-    let Some(dims) = &port.dims else { return Ok(()) };
-    let agrees = |(expected, given): (&Option<u32>, &u32)| expected.is_none_or(|expected| expected == *given);
+    let Some(dims) = &port.dims else {
+        return Ok(());
+    };
+    let agrees = |(expected, given): (&Option<u32>, &u32)| {
+        expected.is_none_or(|expected| expected == *given)
+    };
     if dims.len() != tensor.dims().len() || !dims.iter().zip(tensor.dims()).all(agrees) {
-        let shape: Vec<_> = dims.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string())).collect();
+        let shape: Vec<_> = dims
+            .iter()
+            .map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string()))
+            .collect();
         return wrong(format!("[{}]", shape.join(", ")));
     }
     Ok(())
@@ -179,19 +256,30 @@ fn guarded<T: Send>(
     } else {
         thread::scope(|scope| {
             let stack = STACK_BASE.saturating_add(nodes.saturating_mul(STACK_PER_NODE));
-            let thread = thread::Builder::new().name("large-model".to_owned()).stack_size(stack).spawn_scoped(scope, caught);
+            let thread = thread::Builder::new()
+                .name("large-model".to_owned())
+                .stack_size(stack)
+                .spawn_scoped(scope, caught);
             match thread {
                 Ok(thread) => thread.join().unwrap_or_else(Err),
-                Err(error) => Ok(Err(InferenceError::Runtime(format!("no thread with a stack of {stack} bytes: {error}")))),
+                Err(error) => Ok(Err(InferenceError::Runtime(format!(
+                    "no thread with a stack of {stack} bytes: {error}"
+                )))),
             }
         })
     };
-    result.unwrap_or_else(|panic| Err(InferenceError::Runtime(shortened(&format!("{backend} panicked: {}", panic_text(&*panic))))))
+    result.unwrap_or_else(|panic| {
+        Err(InferenceError::Runtime(shortened(&format!(
+            "{backend} panicked: {}",
+            panic_text(&*panic)
+        ))))
+    })
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a text")
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a text")
 }
 
 /// A backend's text, cut to what may be passed on.
@@ -220,20 +308,38 @@ mod tests {
             "0".to_owned()
         }
 
-        fn open(&self, _: Vec<u8>, _: &Arc<Graph>, _: &LoadOptions) -> Result<Box<dyn Session>, InferenceError> {
+        fn open(
+            &self,
+            _: Vec<u8>,
+            _: &Arc<Graph>,
+            _: &LoadOptions,
+        ) -> Result<Box<dyn Session>, InferenceError> {
             Ok(Box::new(Unruly(self.0)))
         }
     }
 
     impl Session for Unruly {
-        fn run(&self, inputs: &[Tensor], _: usize, _: &Stop) -> Result<Vec<Tensor>, InferenceError> {
+        fn run(
+            &self,
+            inputs: &[Tensor],
+            _: usize,
+            _: &Stop,
+        ) -> Result<Vec<Tensor>, InferenceError> {
             Ok(self.0(inputs))
         }
     }
 
     fn run(answer: fn(&[Tensor]) -> Vec<Tensor>) -> Result<Vec<(String, Tensor)>, InferenceError> {
         let file = tiny::unary("Neg", tiny::FLOAT);
-        let model = Model::load(&Unruly(answer), file, &LoadOptions::default(), Limits { max_input_bytes: 12, max_output_bytes: 12 })?;
+        let model = Model::load(
+            &Unruly(answer),
+            file,
+            &LoadOptions::default(),
+            Limits {
+                max_input_bytes: 12,
+                max_output_bytes: 12,
+            },
+        )?;
         let x = Tensor::new(vec![1, 3], ElementType::F32, vec![0; 12]).unwrap();
         model.run(vec![("x".to_owned(), x)], &Stop::default())
     }
@@ -241,7 +347,10 @@ mod tests {
     #[test]
     fn a_panic_of_a_backend_is_an_error() {
         let error = run(|_| panic!("out of cheese")).unwrap_err();
-        assert!(matches!(&error, InferenceError::Runtime(text) if text.contains("unruly panicked: out of cheese")), "{error}");
+        assert!(
+            matches!(&error, InferenceError::Runtime(text) if text.contains("unruly panicked: out of cheese")),
+            "{error}"
+        );
         let long = run(|_| panic!("{}", "\u{e9}".repeat(10_000))).unwrap_err();
         assert!(long.to_string().len() <= MAX_ERROR_BYTES);
     }
@@ -256,12 +365,20 @@ mod tests {
 
     #[test]
     fn inputs_over_the_limit_are_refused_before_their_shape() {
-        let model = Model::load(&Unruly(|_| vec![]), tiny::unary("Neg", tiny::FLOAT), &LoadOptions::default(), Limits {
-            max_input_bytes: 11,
-            max_output_bytes: 0,
-        });
+        let model = Model::load(
+            &Unruly(|_| vec![]),
+            tiny::unary("Neg", tiny::FLOAT),
+            &LoadOptions::default(),
+            Limits {
+                max_input_bytes: 11,
+                max_output_bytes: 0,
+            },
+        );
         let x = Tensor::new(vec![3, 1], ElementType::F32, vec![0; 12]).unwrap();
-        let error = model.unwrap().run(vec![("x".to_owned(), x)], &Stop::default()).unwrap_err();
+        let error = model
+            .unwrap()
+            .run(vec![("x".to_owned(), x)], &Stop::default())
+            .unwrap_err();
         assert!(matches!(error, InferenceError::TooLarge(_)), "{error}");
     }
 }

@@ -51,9 +51,14 @@ pub struct Graph {
 pub fn inspect(file: &[u8]) -> Result<Graph, InferenceError> {
     // ONNX Runtime's own format is a flat buffer with this mark, which it would otherwise find out by itself.
     if file.get(4..8) == Some(b"ORTM") {
-        return Err(InferenceError::Unsupported("a model in ONNX Runtime's own format; only ONNX files are taken".to_owned()));
+        return Err(InferenceError::Unsupported(
+            "a model in ONNX Runtime's own format; only ONNX files are taken".to_owned(),
+        ));
     }
-    let mut walk = Walk { nodes: 0, domains: DOMAINS.iter().map(|domain| (*domain).to_owned()).collect() };
+    let mut walk = Walk {
+        nodes: 0,
+        domains: DOMAINS.iter().map(|domain| (*domain).to_owned()).collect(),
+    };
     declared_functions(file, &mut walk.domains)?;
     let mut graph = None;
     for field in Fields::of(file) {
@@ -61,7 +66,11 @@ pub fn inspect(file: &[u8]) -> Result<Graph, InferenceError> {
             (7, value) if graph.is_none() => graph = Some(value.bytes()?),
             // Readers merge a message that comes twice: what runs would not be what was looked at.
             (7, _) => return Err(malformed("two graphs")),
-            (20, _) => return Err(InferenceError::Unsupported("a model with training information".to_owned())),
+            (20, _) => {
+                return Err(InferenceError::Unsupported(
+                    "a model with training information".to_owned(),
+                ));
+            }
             (25, value) => walk.function(value.bytes()?)?,
             _ => {}
         }
@@ -120,7 +129,9 @@ impl Walk {
     fn node(&mut self, message: &[u8], depth: usize) -> Result<(), InferenceError> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err(InferenceError::TooLarge(format!("a model of more than {MAX_NODES} nodes")));
+            return Err(InferenceError::TooLarge(format!(
+                "a model of more than {MAX_NODES} nodes"
+            )));
         }
         for field in Fields::of(message) {
             match field? {
@@ -136,7 +147,9 @@ impl Walk {
         if self.domains.contains(domain) {
             return Ok(());
         }
-        Err(InferenceError::Security(format!("operators of the domain {domain:?} are not allowed; only standard ones are")))
+        Err(InferenceError::Security(format!(
+            "operators of the domain {domain:?} are not allowed; only standard ones are"
+        )))
     }
 
     fn attribute(&mut self, message: &[u8], depth: usize) -> Result<(), InferenceError> {
@@ -155,7 +168,9 @@ impl Walk {
 
 fn deeper(depth: usize) -> Result<usize, InferenceError> {
     if depth >= MAX_DEPTH {
-        return Err(InferenceError::TooLarge(format!("a model with subgraphs or types nested deeper than {MAX_DEPTH}")));
+        return Err(InferenceError::TooLarge(format!(
+            "a model with subgraphs or types nested deeper than {MAX_DEPTH}"
+        )));
     }
     Ok(depth + 1)
 }
@@ -187,12 +202,17 @@ fn tensor(message: &[u8]) -> Result<(), InferenceError> {
         }
     }
     if outside {
-        return Err(InferenceError::Security(format!("tensor {name:?} is kept outside the model file, which is not allowed")));
+        return Err(InferenceError::Security(format!(
+            "tensor {name:?} is kept outside the model file, which is not allowed"
+        )));
     }
     // The densest encoding holds two 4-bit elements in a byte. A negative size reads as a huge one.
     let most = (message.len() as u64).saturating_mul(2);
     if elements.is_none_or(|elements| elements > most) {
-        return Err(InferenceError::TooLarge(format!("tensor {name:?} claims more elements than its {} bytes can hold", message.len())));
+        return Err(InferenceError::TooLarge(format!(
+            "tensor {name:?} claims more elements than its {} bytes can hold",
+            message.len()
+        )));
     }
     Ok(())
 }
@@ -224,7 +244,9 @@ fn value_type(message: &[u8], depth: usize) -> Result<ValueType, InferenceError>
                 for field in Fields::of(value.bytes()?) {
                     match field? {
                         (1, value) => found.element = value.number()?,
-                        (2, value) if found.shape.is_none() => found.shape = Some(shape(value.bytes()?)?),
+                        (2, value) if found.shape.is_none() => {
+                            found.shape = Some(shape(value.bytes()?)?)
+                        }
                         (2, _) => return Err(malformed("a type with two shapes")),
                         _ => {}
                     }
@@ -235,7 +257,9 @@ fn value_type(message: &[u8], depth: usize) -> Result<ValueType, InferenceError>
             (number @ (4 | 5 | 9), value) => {
                 for field in Fields::of(value.bytes()?) {
                     match (number, field?) {
-                        (4 | 9, (1, value)) | (5, (2, value)) => drop(value_type(value.bytes()?, depth)?),
+                        (4 | 9, (1, value)) | (5, (2, value)) => {
+                            drop(value_type(value.bytes()?, depth)?)
+                        }
                         _ => {}
                     }
                 }
@@ -258,12 +282,18 @@ fn shape(message: &[u8]) -> Result<Vec<Option<u32>>, InferenceError> {
             }
         }
         if dims.len() == MAX_RANK {
-            return Err(InferenceError::TooLarge(format!("a value of more than {MAX_RANK} dimensions")));
+            return Err(InferenceError::TooLarge(format!(
+                "a value of more than {MAX_RANK} dimensions"
+            )));
         }
         dims.push(match size.map(|size| size as i64) {
             // Exporters write -1 for a size that varies, and some 0.
             None | Some(-1 | 0) => None,
-            Some(size) => Some(u32::try_from(size).map_err(|_| InferenceError::TooLarge(format!("a value with a size of {size}")))?),
+            Some(size) => {
+                Some(u32::try_from(size).map_err(|_| {
+                    InferenceError::TooLarge(format!("a value with a size of {size}"))
+                })?)
+            }
         });
     }
     Ok(dims)
@@ -287,13 +317,25 @@ fn ports(graph: &[u8], nodes: usize) -> Result<Graph, InferenceError> {
             _ => {}
         }
     }
-    let inputs = inputs.into_iter().map(|message| port(message, "input", &defaults)).filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    let inputs = inputs
+        .into_iter()
+        .map(|message| port(message, "input", &defaults))
+        .filter_map(Result::transpose)
+        .collect::<Result<Vec<_>, _>>()?;
     // An output may be an initializer: it has no default, it is its value.
     let none = HashSet::new();
-    let outputs = outputs.into_iter().map(|message| port(message, "output", &none)).filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+    let outputs = outputs
+        .into_iter()
+        .map(|message| port(message, "output", &none))
+        .filter_map(Result::transpose)
+        .collect::<Result<Vec<_>, _>>()?;
     unique(&inputs, "inputs")?;
     unique(&outputs, "outputs")?;
-    Ok(Graph { inputs, outputs, nodes })
+    Ok(Graph {
+        inputs,
+        outputs,
+        nodes,
+    })
 }
 
 fn unique(ports: &[Port], what: &str) -> Result<(), InferenceError> {
@@ -305,7 +347,11 @@ fn unique(ports: &[Port], what: &str) -> Result<(), InferenceError> {
 }
 
 /// One `ValueInfoProto`; none for an input with a default value.
-fn port(message: &[u8], what: &str, defaults: &HashSet<&str>) -> Result<Option<Port>, InferenceError> {
+fn port(
+    message: &[u8],
+    what: &str,
+    defaults: &HashSet<&str>,
+) -> Result<Option<Port>, InferenceError> {
     let (mut name, mut found) = ("", None);
     for field in Fields::of(message) {
         match field? {
@@ -319,7 +365,9 @@ fn port(message: &[u8], what: &str, defaults: &HashSet<&str>) -> Result<Option<P
         return Ok(None);
     }
     let found = found.filter(|found| found.tensor).ok_or_else(|| {
-        InferenceError::Unsupported(format!("{what} {name:?} is not a tensor, and wasi:nn carries only tensors"))
+        InferenceError::Unsupported(format!(
+            "{what} {name:?} is not a tensor, and wasi:nn carries only tensors"
+        ))
     })?;
     let (ty, boolean) = match found.element {
         1 => (ElementType::F32, false),
@@ -336,7 +384,12 @@ fn port(message: &[u8], what: &str, defaults: &HashSet<&str>) -> Result<Option<P
             )));
         }
     };
-    Ok(Some(Port { name: name.to_owned(), ty, dims: found.shape, boolean }))
+    Ok(Some(Port {
+        name: name.to_owned(),
+        ty,
+        dims: found.shape,
+        boolean,
+    }))
 }
 
 #[cfg(test)]
@@ -345,7 +398,11 @@ mod tests {
     use super::*;
 
     fn neg() -> Message {
-        graph(&[node("Neg", &["x"], &["y"])], &[value("x", FLOAT, &[-1, 3])], &[value("y", FLOAT, &[-1, 3])])
+        graph(
+            &[node("Neg", &["x"], &["y"])],
+            &[value("x", FLOAT, &[-1, 3])],
+            &[value("y", FLOAT, &[-1, 3])],
+        )
     }
 
     #[test]
@@ -356,23 +413,53 @@ mod tests {
             &[value("y", tiny::BOOL, &[])],
         );
         let found = inspect(&file(main.message(5, tensor("w", FLOAT, &[2, 1], &[0; 8])))).unwrap();
-        let x = Port { name: "x".to_owned(), ty: ElementType::F32, dims: Some(vec![None, Some(2)]), boolean: false };
-        let y = Port { name: "y".to_owned(), ty: ElementType::U8, dims: Some(vec![]), boolean: true };
-        assert_eq!(found, Graph { inputs: vec![x], outputs: vec![y], nodes: 1 });
+        let x = Port {
+            name: "x".to_owned(),
+            ty: ElementType::F32,
+            dims: Some(vec![None, Some(2)]),
+            boolean: false,
+        };
+        let y = Port {
+            name: "y".to_owned(),
+            ty: ElementType::U8,
+            dims: Some(vec![]),
+            boolean: true,
+        };
+        assert_eq!(
+            found,
+            Graph {
+                inputs: vec![x],
+                outputs: vec![y],
+                nodes: 1
+            }
+        );
     }
 
     /// Both as an initialiser and inside an attribute of a node in a subgraph.
     fn everywhere(tensor: Message) -> [Vec<u8>; 2] {
-        let attribute = Message::default().bytes(1, "value").message(5, tensor.clone());
-        let inner = graph(&[node("Constant", &[], &["c"]).message(5, attribute)], &[], &[]);
+        let attribute = Message::default()
+            .bytes(1, "value")
+            .message(5, tensor.clone());
+        let inner = graph(
+            &[node("Constant", &[], &["c"]).message(5, attribute)],
+            &[],
+            &[],
+        );
         let outer = node("If", &["x"], &["y"]).message(5, subgraph("then_branch", inner));
-        [file(neg().message(5, tensor)), file(neg().message(1, outer))]
+        [
+            file(neg().message(5, tensor)),
+            file(neg().message(1, outer)),
+        ]
     }
 
     #[test]
     fn tensors_outside_the_file_are_refused() {
-        let location = Message::default().bytes(1, "location").bytes(2, "../../etc/passwd");
-        let memory = Message::default().bytes(1, "location").bytes(2, "*/_ORT_MEM_ADDR_/*");
+        let location = Message::default()
+            .bytes(1, "location")
+            .bytes(2, "../../etc/passwd");
+        let memory = Message::default()
+            .bytes(1, "location")
+            .bytes(2, "*/_ORT_MEM_ADDR_/*");
         let plain = tensor("w", FLOAT, &[1], &[0; 4]);
         let hostile = [
             plain.clone().message(13, location.clone()).varint(14, 1),
@@ -381,16 +468,29 @@ mod tests {
             plain.clone().varint(14, 1).varint(14, 0),
         ];
         for file in hostile.into_iter().flat_map(everywhere) {
-            assert!(matches!(inspect(&file), Err(InferenceError::Security(text)) if text.contains("\"w\"")));
+            assert!(
+                matches!(inspect(&file), Err(InferenceError::Security(text)) if text.contains("\"w\""))
+            );
         }
-        everywhere(plain.varint(14, 0)).iter().for_each(|file| drop(inspect(file).unwrap()));
+        everywhere(plain.varint(14, 0))
+            .iter()
+            .for_each(|file| drop(inspect(file).unwrap()));
     }
 
     #[test]
     fn absurd_sizes_are_refused() {
-        for dims in [&[i64::MAX][..], &[-1], &[1 << 31, 1 << 31, 4], &[1000], &[1, -5]] {
+        for dims in [
+            &[i64::MAX][..],
+            &[-1],
+            &[1 << 31, 1 << 31, 4],
+            &[1000],
+            &[1, -5],
+        ] {
             for file in everywhere(tensor("w", FLOAT, dims, &[])) {
-                assert!(matches!(inspect(&file), Err(InferenceError::TooLarge(_))), "{dims:?}");
+                assert!(
+                    matches!(inspect(&file), Err(InferenceError::TooLarge(_))),
+                    "{dims:?}"
+                );
             }
         }
         let wide = file(graph(&[], &[value("x", FLOAT, &[1 << 40])], &[]));
@@ -402,11 +502,21 @@ mod tests {
     #[test]
     fn foreign_operators_are_refused_and_functions_of_the_file_are_not() {
         let foreign = || file(neg().message(1, node("Evil", &["x"], &["z"]).bytes(7, "com.evil")));
-        assert!(matches!(inspect(&foreign()), Err(InferenceError::Security(text)) if text.contains("com.evil")));
+        assert!(
+            matches!(inspect(&foreign()), Err(InferenceError::Security(text)) if text.contains("com.evil"))
+        );
         let mut declared = foreign();
-        declared.extend(Message::default().message(25, Message::default().bytes(1, "Evil").bytes(10, "com.evil")).0);
+        declared.extend(
+            Message::default()
+                .message(
+                    25,
+                    Message::default().bytes(1, "Evil").bytes(10, "com.evil"),
+                )
+                .0,
+        );
         assert!(inspect(&declared).is_ok());
-        let contrib = file(neg().message(1, node("Gelu", &["x"], &["z"]).bytes(7, "com.microsoft")));
+        let contrib =
+            file(neg().message(1, node("Gelu", &["x"], &["z"]).bytes(7, "com.microsoft")));
         assert!(inspect(&contrib).is_ok());
     }
 
@@ -414,40 +524,75 @@ mod tests {
     fn deep_and_huge_graphs_are_refused() {
         let mut deep = graph(&[], &[], &[]);
         for _ in 0..MAX_DEPTH {
-            deep = graph(&[node("If", &["x"], &["y"]).message(5, subgraph("then_branch", deep))], &[], &[]);
+            deep = graph(
+                &[node("If", &["x"], &["y"]).message(5, subgraph("then_branch", deep))],
+                &[],
+                &[],
+            );
         }
-        assert!(matches!(inspect(&file(deep)), Err(InferenceError::TooLarge(_))));
+        assert!(matches!(
+            inspect(&file(deep)),
+            Err(InferenceError::TooLarge(_))
+        ));
         // A type of sequences of sequences, thousands deep.
         let mut nested = Message::default();
         for _ in 0..5_000 {
             nested = Message::default().message(4, Message::default().message(1, nested));
         }
         let typed = neg().message(13, Message::default().bytes(1, "s").message(2, nested));
-        assert!(matches!(inspect(&file(typed)), Err(InferenceError::TooLarge(_))));
+        assert!(matches!(
+            inspect(&file(typed)),
+            Err(InferenceError::TooLarge(_))
+        ));
         let many = (0..=MAX_NODES).fold(neg(), |graph, _| graph.message(1, Message::default()));
-        assert!(matches!(inspect(&file(many)), Err(InferenceError::TooLarge(_))));
+        assert!(matches!(
+            inspect(&file(many)),
+            Err(InferenceError::TooLarge(_))
+        ));
     }
 
     #[test]
     fn what_is_read_once_may_not_come_twice() {
         let mut twice = file(neg());
         twice.extend(Message::default().message(7, neg()).0);
-        assert!(matches!(inspect(&twice), Err(InferenceError::InvalidEncoding(_))));
-        let same = file(graph(&[], &[value("x", FLOAT, &[1]), value("x", FLOAT, &[1])], &[]));
-        assert!(matches!(inspect(&same), Err(InferenceError::InvalidEncoding(_))));
+        assert!(matches!(
+            inspect(&twice),
+            Err(InferenceError::InvalidEncoding(_))
+        ));
+        let same = file(graph(
+            &[],
+            &[value("x", FLOAT, &[1]), value("x", FLOAT, &[1])],
+            &[],
+        ));
+        assert!(matches!(
+            inspect(&same),
+            Err(InferenceError::InvalidEncoding(_))
+        ));
         let retyped = value("x", FLOAT, &[1]).message(2, Message::default());
-        assert!(matches!(inspect(&file(graph(&[], &[retyped], &[]))), Err(InferenceError::InvalidEncoding(_))));
+        assert!(matches!(
+            inspect(&file(graph(&[], &[retyped], &[]))),
+            Err(InferenceError::InvalidEncoding(_))
+        ));
     }
 
     #[test]
     fn ports_that_are_no_tensors_of_a_known_type_are_refused() {
         let text = value("x", tiny::STRING, &[1]);
-        let sequence = Message::default().message(4, Message::default().message(1, Message::default()));
+        let sequence =
+            Message::default().message(4, Message::default().message(1, Message::default()));
         let listed = Message::default().bytes(1, "x").message(2, sequence);
-        let sparse = Message::default().bytes(1, "x").message(2, Message::default().message(8, Message::default()));
+        let sparse = Message::default()
+            .bytes(1, "x")
+            .message(2, Message::default().message(8, Message::default()));
         for port in [text, listed, sparse, Message::default().bytes(1, "x")] {
-            assert!(matches!(inspect(&file(graph(&[], &[port], &[]))), Err(InferenceError::Unsupported(_))));
+            assert!(matches!(
+                inspect(&file(graph(&[], &[port], &[]))),
+                Err(InferenceError::Unsupported(_))
+            ));
         }
-        assert!(matches!(inspect(&file(neg().message(15, Message::default()))), Err(InferenceError::Unsupported(_))));
+        assert!(matches!(
+            inspect(&file(neg().message(15, Message::default()))),
+            Err(InferenceError::Unsupported(_))
+        ));
     }
 }

@@ -53,7 +53,10 @@ impl<'a> Fields<'a> {
 
     fn read(&mut self) -> Result<Field<'a>, InferenceError> {
         let key = varint(&mut self.rest)?;
-        let number = u32::try_from(key >> 3).ok().filter(|number| *number != 0).ok_or_else(|| malformed("a field number out of range"))?;
+        let number = u32::try_from(key >> 3)
+            .ok()
+            .filter(|number| *number != 0)
+            .ok_or_else(|| malformed("a field number out of range"))?;
         let value = match key & 7 {
             0 => Value::Varint(varint(&mut self.rest)?),
             1 => self.take(8).map(|_| Value::Fixed)?,

@@ -15,7 +15,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::model::MAX_MODEL_BYTES;
-use super::{Backend, Device, InferenceError, Limits, LoadOptions, Model, OnnxRuntimeBackend, RtenBackend, Stop, Tensor};
+use super::{
+    Backend, Device, InferenceError, Limits, LoadOptions, Model, OnnxRuntimeBackend, RtenBackend,
+    Stop, Tensor,
+};
 
 /// Which backend a model asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -37,7 +40,9 @@ impl std::str::FromStr for BackendChoice {
             "auto" => Ok(Self::Auto),
             "rten" => Ok(Self::Rten),
             "onnxruntime" => Ok(Self::OnnxRuntime),
-            other => Err(format!("unknown backend {other:?}; expected auto, rten or onnxruntime")),
+            other => Err(format!(
+                "unknown backend {other:?}; expected auto, rten or onnxruntime"
+            )),
         }
     }
 }
@@ -87,7 +92,13 @@ pub struct ModelsConfig {
 impl ModelsConfig {
     /// For a machine of so many cores: as many runs at once, of one thread each, which finishes most work in a given time.
     pub fn for_cores(cores: usize) -> Self {
-        Self { onnxruntime: None, max_concurrent_runs: cores.max(1), parallel: cores.max(1), threads: 1, limits: Limits::default() }
+        Self {
+            onnxruntime: None,
+            max_concurrent_runs: cores.max(1),
+            parallel: cores.max(1),
+            threads: 1,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -123,14 +134,18 @@ pub struct Models {
 
 impl fmt::Debug for Models {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Models").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Models")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
 impl Models {
     /// Opens nothing yet.
     pub fn new(config: ModelsConfig) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(config.max_concurrent_runs.clamp(1, Semaphore::MAX_PERMITS)));
+        let permits = Arc::new(Semaphore::new(
+            config.max_concurrent_runs.clamp(1, Semaphore::MAX_PERMITS),
+        ));
         Arc::new(Self {
             config,
             rten: RtenBackend::default(),
@@ -145,7 +160,13 @@ impl Models {
     pub async fn get(self: &Arc<Self>, spec: &ModelSpec) -> Result<Arc<Model>, InferenceError> {
         let (models, asked) = (Arc::clone(self), spec.clone());
         let key = blocking(move || models.key(&asked)).await?;
-        let cell = Arc::clone(self.loaded.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default());
+        let cell = Arc::clone(
+            self.loaded
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .entry(key.clone())
+                .or_default(),
+        );
         let load = || {
             let (models, asked) = (Arc::clone(self), spec.clone());
             blocking(move || models.load(&asked, &key))
@@ -154,9 +175,14 @@ impl Models {
     }
 
     /// Runs a model, waiting for its turn. Dropping the future stops the run as soon as the backend can.
-    pub async fn run(&self, model: &Arc<Model>, inputs: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, InferenceError> {
+    pub async fn run(
+        &self,
+        model: &Arc<Model>,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, InferenceError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|_| InferenceError::Runtime("no model runs any more".to_owned()))?;
+        let permit =
+            permit.map_err(|_| InferenceError::Runtime("no model runs any more".to_owned()))?;
         let stop = StopOnDrop(Stop::default());
         let (model, stopped) = (Arc::clone(model), stop.0.clone());
         blocking(move || {
@@ -169,13 +195,23 @@ impl Models {
 
     /// All backends: name, and version or why it is missing. Opens ONNX Runtime, so it may take some 50 ms.
     pub fn describe_backends(&self) -> Vec<BackendStatus> {
-        let onnxruntime = self.onnxruntime("").map(Backend::version).map_err(|error| match self.config.onnxruntime {
-            Some(_) => error.to_string(),
-            None => "no library was given; set inference.onnxruntime or ORT_DYLIB_PATH".to_owned(),
+        let onnxruntime = self.onnxruntime("").map(Backend::version).map_err(|error| {
+            match self.config.onnxruntime {
+                Some(_) => error.to_string(),
+                None => {
+                    "no library was given; set inference.onnxruntime or ORT_DYLIB_PATH".to_owned()
+                }
+            }
         });
         vec![
-            BackendStatus { name: self.rten.name(), version: Ok(self.rten.version()) },
-            BackendStatus { name: "onnxruntime", version: onnxruntime },
+            BackendStatus {
+                name: self.rten.name(),
+                version: Ok(self.rten.version()),
+            },
+            BackendStatus {
+                name: "onnxruntime",
+                version: onnxruntime,
+            },
         ]
     }
 
@@ -186,7 +222,10 @@ impl Models {
                  ORT_DYLIB_PATH, or use --backend rten"
             )));
         };
-        self.onnxruntime.get_or_init(|| OnnxRuntimeBackend::open(path)).as_ref().map_err(Clone::clone)
+        self.onnxruntime
+            .get_or_init(|| OnnxRuntimeBackend::open(path))
+            .as_ref()
+            .map_err(Clone::clone)
     }
 
     fn backend(&self, spec: &ModelSpec) -> Result<&dyn Backend, InferenceError> {
@@ -211,25 +250,44 @@ impl Models {
             None => self.digest(spec)?,
         };
         let threads = spec.threads.unwrap_or(self.config.threads).max(1);
-        let options = LoadOptions { threads, parallel: self.config.parallel.max(1), device: spec.device };
-        Ok(Key { digest, backend, options })
+        let options = LoadOptions {
+            threads,
+            parallel: self.config.parallel.max(1),
+            device: spec.device,
+        };
+        Ok(Key {
+            digest,
+            backend,
+            options,
+        })
     }
 
     /// Digest of a file that no one pinned. Remembered as long as size and time of the file stay; a changed file is
     /// another model, and the old one leaves the memory with its last user.
     fn digest(&self, spec: &ModelSpec) -> Result<[u8; 32], InferenceError> {
         let state = file_state(spec)?;
-        let known = self.digests.lock().unwrap_or_else(PoisonError::into_inner).get(&spec.path).copied();
+        let known = self
+            .digests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&spec.path)
+            .copied();
         match known {
             Some((then, digest)) if then == state => return Ok(digest),
             _ => {}
         }
         let digest: [u8; 32] = Sha256::digest(read(spec)?).into();
-        self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.path.clone(), (state, digest));
+        self.digests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(spec.path.clone(), (state, digest));
         if let Some((_, before)) = known
             && before != digest
         {
-            self.loaded.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| key.digest != before);
+            self.loaded
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|key, _| key.digest != before);
         }
         Ok(digest)
     }
@@ -247,7 +305,9 @@ impl Models {
             )));
         }
         let model = Model::load(self.backend(spec)?, bytes, &key.options, self.config.limits);
-        model.map(Arc::new).map_err(|error| named(&spec.name, error))
+        model
+            .map(Arc::new)
+            .map_err(|error| named(&spec.name, error))
     }
 }
 
@@ -260,20 +320,31 @@ impl Drop for StopOnDrop {
     }
 }
 
-async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T, InferenceError> + Send + 'static) -> Result<T, InferenceError> {
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, InferenceError> + Send + 'static,
+) -> Result<T, InferenceError> {
     let joined = tokio::task::spawn_blocking(call).await;
-    joined.unwrap_or_else(|error| Err(InferenceError::Runtime(format!("inference was interrupted: {error}"))))
+    joined.unwrap_or_else(|error| {
+        Err(InferenceError::Runtime(format!(
+            "inference was interrupted: {error}"
+        )))
+    })
 }
 
 fn parse_digest(spec: &ModelSpec, text: &str) -> Result<[u8; 32], InferenceError> {
     let mut digest = [0; 32];
-    hex::decode_to_slice(text, &mut digest)
-        .map_err(|_| InferenceError::InvalidArgument(format!("model {:?}: sha256 {text:?} is not 64 hex digits", spec.name)))?;
+    hex::decode_to_slice(text, &mut digest).map_err(|_| {
+        InferenceError::InvalidArgument(format!(
+            "model {:?}: sha256 {text:?} is not 64 hex digits",
+            spec.name
+        ))
+    })?;
     Ok(digest)
 }
 
 fn file_state(spec: &ModelSpec) -> Result<FileState, InferenceError> {
-    let metadata = fs::metadata(&spec.path).map_err(|error| unreadable(&spec.name, &spec.path, &error))?;
+    let metadata =
+        fs::metadata(&spec.path).map_err(|error| unreadable(&spec.name, &spec.path, &error))?;
     Ok((metadata.len(), metadata.modified().ok()))
 }
 
@@ -282,15 +353,23 @@ fn read(spec: &ModelSpec) -> Result<Vec<u8>, InferenceError> {
     let file = fs::File::open(&spec.path).map_err(unreadable)?;
     let mut bytes = Vec::new();
     // One byte more than allowed, so that the excess is seen.
-    file.take(MAX_MODEL_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.take(MAX_MODEL_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
     if bytes.len() > MAX_MODEL_BYTES {
-        return Err(InferenceError::TooLarge(format!("model {:?}: more than {MAX_MODEL_BYTES} bytes", spec.name)));
+        return Err(InferenceError::TooLarge(format!(
+            "model {:?}: more than {MAX_MODEL_BYTES} bytes",
+            spec.name
+        )));
     }
     Ok(bytes)
 }
 
 fn unreadable(name: &str, path: &Path, error: &std::io::Error) -> InferenceError {
-    InferenceError::NotFound(format!("model {name:?}: {} cannot be read: {error}", path.display()))
+    InferenceError::NotFound(format!(
+        "model {name:?}: {} cannot be read: {error}",
+        path.display()
+    ))
 }
 
 /// Puts the model's name before the text.
@@ -316,11 +395,21 @@ mod tests {
     use super::*;
 
     fn spec(path: PathBuf, backend: BackendChoice) -> ModelSpec {
-        ModelSpec { name: "det".to_owned(), path, sha256: None, backend, device: Device::Cpu, threads: None }
+        ModelSpec {
+            name: "det".to_owned(),
+            path,
+            sha256: None,
+            backend,
+            device: Device::Cpu,
+            threads: None,
+        }
     }
 
     fn models(library: Option<PathBuf>) -> Arc<Models> {
-        Models::new(ModelsConfig { onnxruntime: library, ..ModelsConfig::for_cores(2) })
+        Models::new(ModelsConfig {
+            onnxruntime: library,
+            ..ModelsConfig::for_cores(2)
+        })
     }
 
     /// A folder with one model.
@@ -332,7 +421,10 @@ mod tests {
     }
 
     fn x() -> Vec<(String, Tensor)> {
-        vec![("x".to_owned(), Tensor::from_elements(vec![1, 3], ElementType::F32, &[1.0_f32, 2.0, 3.0]).unwrap())]
+        vec![(
+            "x".to_owned(),
+            Tensor::from_elements(vec![1, 3], ElementType::F32, &[1.0_f32, 2.0, 3.0]).unwrap(),
+        )]
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -346,16 +438,36 @@ mod tests {
         let got = futures::future::join_all(gets).await;
         let first = got[0].as_ref().unwrap();
         assert_eq!(first.backend(), "onnxruntime");
-        assert!(got.iter().all(|other| Arc::ptr_eq(first, other.as_ref().unwrap())));
-        let rten = models.get(&spec(path.clone(), BackendChoice::Rten)).await.unwrap();
+        assert!(
+            got.iter()
+                .all(|other| Arc::ptr_eq(first, other.as_ref().unwrap()))
+        );
+        let rten = models
+            .get(&spec(path.clone(), BackendChoice::Rten))
+            .await
+            .unwrap();
         assert_eq!(rten.backend(), "rten");
-        let threads = models.get(&ModelSpec { threads: Some(2), ..spec(path.clone(), BackendChoice::Auto) }).await.unwrap();
+        let threads = models
+            .get(&ModelSpec {
+                threads: Some(2),
+                ..spec(path.clone(), BackendChoice::Auto)
+            })
+            .await
+            .unwrap();
         assert!(!Arc::ptr_eq(first, &threads));
-        let pinned = ModelSpec { sha256: Some(hex::encode(Sha256::digest(fs::read(&path).unwrap()))), ..spec(path, BackendChoice::Auto) };
-        assert!(Arc::ptr_eq(first, &models.get(&pinned).await.unwrap()), "the same bytes are the same model");
+        let pinned = ModelSpec {
+            sha256: Some(hex::encode(Sha256::digest(fs::read(&path).unwrap()))),
+            ..spec(path, BackendChoice::Auto)
+        };
+        assert!(
+            Arc::ptr_eq(first, &models.get(&pinned).await.unwrap()),
+            "the same bytes are the same model"
+        );
         let runs = (0..32).map(|_| models.run(first, x()));
         for outputs in futures::future::join_all(runs).await {
-            let negative = Tensor::from_elements(vec![1, 3], ElementType::F32, &[-1.0_f32, -2.0, -3.0]).unwrap();
+            let negative =
+                Tensor::from_elements(vec![1, 3], ElementType::F32, &[-1.0_f32, -2.0, -3.0])
+                    .unwrap();
             assert_eq!(outputs.unwrap(), [("y".to_owned(), negative)]);
         }
     }
@@ -368,13 +480,29 @@ mod tests {
         flipped[20] ^= 1;
         fs::write(&path, &flipped).unwrap();
         let models = models(None);
-        let pinned = ModelSpec { sha256: Some(hex::encode(Sha256::digest(&whole))), ..spec(path.clone(), BackendChoice::Auto) };
+        let pinned = ModelSpec {
+            sha256: Some(hex::encode(Sha256::digest(&whole))),
+            ..spec(path.clone(), BackendChoice::Auto)
+        };
         let error = models.get(&pinned).await.unwrap_err();
-        assert!(matches!(&error, InferenceError::Security(text) if text.contains("\"det\"")), "{error}");
+        assert!(
+            matches!(&error, InferenceError::Security(text) if text.contains("\"det\"")),
+            "{error}"
+        );
         fs::write(&path, &whole).unwrap();
-        assert_eq!(models.get(&pinned).await.unwrap().backend(), "rten", "a failed load is tried again");
-        let nonsense = ModelSpec { sha256: Some("12".to_owned()), ..pinned };
-        assert!(matches!(models.get(&nonsense).await, Err(InferenceError::InvalidArgument(_))));
+        assert_eq!(
+            models.get(&pinned).await.unwrap().backend(),
+            "rten",
+            "a failed load is tried again"
+        );
+        let nonsense = ModelSpec {
+            sha256: Some("12".to_owned()),
+            ..pinned
+        };
+        assert!(matches!(
+            models.get(&nonsense).await,
+            Err(InferenceError::InvalidArgument(_))
+        ));
     }
 
     #[tokio::test]
@@ -387,32 +515,75 @@ mod tests {
         let same = models.get(&spec).await.unwrap();
         assert!(!Arc::ptr_eq(&neg, &same));
         assert_eq!(models.run(&same, x()).await.unwrap()[0].1, x()[0].1);
-        assert_eq!(models.loaded.lock().unwrap().len(), 1, "the old one is forgotten");
+        assert_eq!(
+            models.loaded.lock().unwrap().len(),
+            1,
+            "the old one is forgotten"
+        );
     }
 
     #[tokio::test]
     async fn what_is_missing_is_said() {
         let (_folder, path) = folder();
         let none = models(None);
-        let error = none.get(&spec(path.clone(), BackendChoice::OnnxRuntime)).await.unwrap_err();
+        let error = none
+            .get(&spec(path.clone(), BackendChoice::OnnxRuntime))
+            .await
+            .unwrap_err();
         let expected = "onnxruntime was asked for by model \"det\" but no library was given";
-        assert!(matches!(&error, InferenceError::Unavailable(text) if text.starts_with(expected)), "{error}");
-        let error = none.get(&spec(path.with_file_name("no.onnx"), BackendChoice::Auto)).await.unwrap_err();
-        assert!(matches!(&error, InferenceError::NotFound(text) if text.contains("no.onnx")), "{error}");
+        assert!(
+            matches!(&error, InferenceError::Unavailable(text) if text.starts_with(expected)),
+            "{error}"
+        );
+        let error = none
+            .get(&spec(path.with_file_name("no.onnx"), BackendChoice::Auto))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, InferenceError::NotFound(text) if text.contains("no.onnx")),
+            "{error}"
+        );
         let status = none.describe_backends();
-        assert!(status[0].version.is_ok() && status[1].version.as_ref().is_err_and(|why| why.contains("no library was given")));
+        assert!(
+            status[0].version.is_ok()
+                && status[1]
+                    .version
+                    .as_ref()
+                    .is_err_and(|why| why.contains("no library was given"))
+        );
         let broken = models(Some(path.clone()));
-        assert_eq!(broken.get(&spec(path.clone(), BackendChoice::Auto)).await.unwrap().backend(), "rten");
-        assert!(matches!(broken.get(&spec(path.clone(), BackendChoice::OnnxRuntime)).await, Err(InferenceError::Unavailable(_))));
+        assert_eq!(
+            broken
+                .get(&spec(path.clone(), BackendChoice::Auto))
+                .await
+                .unwrap()
+                .backend(),
+            "rten"
+        );
+        assert!(matches!(
+            broken
+                .get(&spec(path.clone(), BackendChoice::OnnxRuntime))
+                .await,
+            Err(InferenceError::Unavailable(_))
+        ));
         let why = broken.describe_backends()[1].version.clone().unwrap_err();
         assert!(why.contains("is not ONNX Runtime"), "{why}");
     }
 
     #[test]
     fn choices_are_written_as_they_are_read() {
-        for choice in [BackendChoice::Auto, BackendChoice::Rten, BackendChoice::OnnxRuntime] {
+        for choice in [
+            BackendChoice::Auto,
+            BackendChoice::Rten,
+            BackendChoice::OnnxRuntime,
+        ] {
             assert_eq!(choice.to_string().parse(), Ok(choice));
         }
-        assert!("openvino".parse::<BackendChoice>().unwrap_err().contains("openvino"));
+        assert!(
+            "openvino"
+                .parse::<BackendChoice>()
+                .unwrap_err()
+                .contains("openvino")
+        );
     }
 }

@@ -23,7 +23,13 @@ impl Stop {
     /// Asks the run to end. Safe to call more than once, and after its end.
     pub fn stop(&self) {
         self.inner.stopped.store(true, Ordering::SeqCst);
-        if let Some(hook) = self.inner.hook.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        if let Some(hook) = self
+            .inner
+            .hook
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+        {
             hook();
         }
     }
@@ -35,7 +41,11 @@ impl Stop {
 
     /// Calls `hook` on a stop, at once if that has come already. The hook stands until the guard is dropped.
     pub fn on_stop(&self, hook: impl Fn() + Send + 'static) -> HookGuard<'_> {
-        let mut slot = self.inner.hook.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self
+            .inner
+            .hook
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Under the lock: a stop that comes now waits for it, and then finds the hook.
         if self.is_stopped() {
             hook();
@@ -47,7 +57,9 @@ impl Stop {
 
 impl fmt::Debug for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stop").field("stopped", &self.is_stopped()).finish()
+        f.debug_struct("Stop")
+            .field("stopped", &self.is_stopped())
+            .finish()
     }
 }
 
@@ -59,7 +71,12 @@ pub struct HookGuard<'a> {
 
 impl Drop for HookGuard<'_> {
     fn drop(&mut self) {
-        *self.stop.inner.hook.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self
+            .stop
+            .inner
+            .hook
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -80,22 +80,37 @@ impl Tensor {
     /// Fails with `TooLarge` over [`MAX_TENSOR_BYTES`] or [`MAX_RANK`], else with `InvalidArgument`.
     pub fn new(dims: Vec<u32>, ty: ElementType, data: Vec<u8>) -> Result<Self, InferenceError> {
         if dims.len() > MAX_RANK {
-            return Err(InferenceError::TooLarge(format!("a tensor of {} dimensions; at most {MAX_RANK} are taken", dims.len())));
+            return Err(InferenceError::TooLarge(format!(
+                "a tensor of {} dimensions; at most {MAX_RANK} are taken",
+                dims.len()
+            )));
         }
-        let expected = byte_length(&dims, ty).filter(|bytes| *bytes <= MAX_TENSOR_BYTES).ok_or_else(|| {
-            InferenceError::TooLarge(format!("a tensor of shape {dims:?} and type {ty} exceeds {MAX_TENSOR_BYTES} bytes"))
-        })?;
+        let expected = byte_length(&dims, ty)
+            .filter(|bytes| *bytes <= MAX_TENSOR_BYTES)
+            .ok_or_else(|| {
+                InferenceError::TooLarge(format!(
+                    "a tensor of shape {dims:?} and type {ty} exceeds {MAX_TENSOR_BYTES} bytes"
+                ))
+            })?;
         if data.len() != expected {
             return Err(InferenceError::InvalidArgument(format!(
                 "a tensor of shape {dims:?} and type {ty} has {expected} bytes, but {} were given",
                 data.len()
             )));
         }
-        Ok(Self { dims: dims.into(), ty, data: Arc::new(data) })
+        Ok(Self {
+            dims: dims.into(),
+            ty,
+            data: Arc::new(data),
+        })
     }
 
     /// Makes a tensor from typed elements, with one copy.
-    pub(super) fn from_elements<T: Pod>(dims: Vec<u32>, ty: ElementType, elements: &[T]) -> Result<Self, InferenceError> {
+    pub(super) fn from_elements<T: Pod>(
+        dims: Vec<u32>,
+        ty: ElementType,
+        elements: &[T],
+    ) -> Result<Self, InferenceError> {
         Self::new(dims, ty, bytemuck::cast_slice(elements).to_vec())
     }
 
@@ -123,7 +138,11 @@ impl Tensor {
     /// they are with the usual allocators.
     pub(super) fn elements<T: Pod>(&self) -> Result<Cow<'_, [T]>, InferenceError> {
         if size_of::<T>() != self.ty.size() {
-            return Err(InferenceError::Runtime(format!("elements of type {} read as {} bytes each", self.ty, size_of::<T>())));
+            return Err(InferenceError::Runtime(format!(
+                "elements of type {} read as {} bytes each",
+                self.ty,
+                size_of::<T>()
+            )));
         }
         Ok(match bytemuck::try_cast_slice(&self.data) {
             Ok(elements) => Cow::Borrowed(elements),
@@ -134,13 +153,21 @@ impl Tensor {
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tensor({} {:?}, {} bytes)", self.ty, self.dims, self.data.len())
+        write!(
+            f,
+            "Tensor({} {:?}, {} bytes)",
+            self.ty,
+            self.dims,
+            self.data.len()
+        )
     }
 }
 
 /// Bytes of a tensor of these sizes; none when the number does not fit.
 pub(super) fn byte_length(dims: &[u32], ty: ElementType) -> Option<usize> {
-    dims.iter().try_fold(ty.size(), |bytes, dim| bytes.checked_mul(usize::try_from(*dim).ok()?))
+    dims.iter().try_fold(ty.size(), |bytes, dim| {
+        bytes.checked_mul(usize::try_from(*dim).ok()?)
+    })
 }
 
 #[cfg(test)]
@@ -162,36 +189,74 @@ mod tests {
         for ty in ALL {
             let bytes = 2 * 3 * ty.size();
             let tensor = Tensor::new(vec![2, 3], ty, vec![7; bytes]).unwrap();
-            assert_eq!((tensor.dims(), tensor.ty(), tensor.data().len()), ([2, 3].as_slice(), ty, bytes));
+            assert_eq!(
+                (tensor.dims(), tensor.ty(), tensor.data().len()),
+                ([2, 3].as_slice(), ty, bytes)
+            );
             assert_eq!(tensor.element_count(), 6);
             for wrong in [0, bytes - 1, bytes + 1, bytes * 2] {
                 let error = Tensor::new(vec![2, 3], ty, vec![0; wrong]).unwrap_err();
-                assert!(matches!(error, InferenceError::InvalidArgument(_)), "{ty} {wrong}: {error}");
+                assert!(
+                    matches!(error, InferenceError::InvalidArgument(_)),
+                    "{ty} {wrong}: {error}"
+                );
             }
         }
     }
 
     #[test]
     fn scalars_and_empty_tensors_are_tensors() {
-        assert_eq!(Tensor::new(vec![], ElementType::I64, vec![0; 8]).unwrap().element_count(), 1);
-        assert_eq!(Tensor::new(vec![4, 0, 9], ElementType::F32, vec![]).unwrap().element_count(), 0);
+        assert_eq!(
+            Tensor::new(vec![], ElementType::I64, vec![0; 8])
+                .unwrap()
+                .element_count(),
+            1
+        );
+        assert_eq!(
+            Tensor::new(vec![4, 0, 9], ElementType::F32, vec![])
+                .unwrap()
+                .element_count(),
+            0
+        );
     }
 
     #[test]
     fn sizes_that_overflow_are_refused_without_allocating() {
-        for dims in [vec![u32::MAX; 3], vec![1 << 31, 1 << 31, 4], vec![u32::MAX; MAX_RANK], vec![MAX_TENSOR_BYTES as u32, 2]] {
+        for dims in [
+            vec![u32::MAX; 3],
+            vec![1 << 31, 1 << 31, 4],
+            vec![u32::MAX; MAX_RANK],
+            vec![MAX_TENSOR_BYTES as u32, 2],
+        ] {
             let error = Tensor::new(dims.clone(), ElementType::F64, vec![]).unwrap_err();
-            assert!(matches!(error, InferenceError::TooLarge(_)), "{dims:?}: {error}");
+            assert!(
+                matches!(error, InferenceError::TooLarge(_)),
+                "{dims:?}: {error}"
+            );
         }
         // A zero among huge sizes must not hide the overflow or be refused by accident: 2^64 * 0 overflows on the way.
-        assert!(matches!(Tensor::new(vec![u32::MAX, u32::MAX, u32::MAX, 0], ElementType::F64, vec![]), Err(InferenceError::TooLarge(_))));
-        assert!(matches!(Tensor::new(vec![1; MAX_RANK + 1], ElementType::U8, vec![0]), Err(InferenceError::TooLarge(_))));
+        assert!(matches!(
+            Tensor::new(
+                vec![u32::MAX, u32::MAX, u32::MAX, 0],
+                ElementType::F64,
+                vec![]
+            ),
+            Err(InferenceError::TooLarge(_))
+        ));
+        assert!(matches!(
+            Tensor::new(vec![1; MAX_RANK + 1], ElementType::U8, vec![0]),
+            Err(InferenceError::TooLarge(_))
+        ));
     }
 
     #[test]
     fn elements_are_the_same_bytes() {
-        let tensor = Tensor::from_elements(vec![3], ElementType::F32, &[1.5_f32, -2.0, f32::MAX]).unwrap();
-        assert_eq!(tensor.elements::<f32>().unwrap().as_ref(), [1.5, -2.0, f32::MAX]);
+        let tensor =
+            Tensor::from_elements(vec![3], ElementType::F32, &[1.5_f32, -2.0, f32::MAX]).unwrap();
+        assert_eq!(
+            tensor.elements::<f32>().unwrap().as_ref(),
+            [1.5, -2.0, f32::MAX]
+        );
         assert!(tensor.elements::<f64>().is_err());
     }
 }

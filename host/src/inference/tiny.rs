@@ -45,39 +45,62 @@ pub(super) const BFLOAT16: i64 = 16;
 /// A `ValueInfoProto`; a negative size is one that varies.
 pub(super) fn value(name: &str, ty: i64, dims: &[i64]) -> Message {
     let shape = dims.iter().fold(Message::default(), |shape, dim| {
-        let dim = if *dim < 0 { Message::default().bytes(2, format!("d{}", -dim)) } else { Message::default().varint(1, *dim) };
+        let dim = if *dim < 0 {
+            Message::default().bytes(2, format!("d{}", -dim))
+        } else {
+            Message::default().varint(1, *dim)
+        };
         shape.message(1, dim)
     });
     let tensor = Message::default().varint(1, ty).message(2, shape);
-    Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
+    Message::default()
+        .bytes(1, name)
+        .message(2, Message::default().message(1, tensor))
 }
 
 /// A `NodeProto`. More fields, such as attributes (5) and the domain (7), may be put on it.
 pub(super) fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> Message {
-    let node = inputs.iter().fold(Message::default(), |node, input| node.bytes(1, input));
-    outputs.iter().fold(node, |node, output| node.bytes(2, output)).bytes(4, op)
+    let node = inputs
+        .iter()
+        .fold(Message::default(), |node, input| node.bytes(1, input));
+    outputs
+        .iter()
+        .fold(node, |node, output| node.bytes(2, output))
+        .bytes(4, op)
 }
 
 /// An `AttributeProto` that holds an integer.
 pub(super) fn integer(name: &str, value: i64) -> Message {
-    Message::default().bytes(1, name).varint(3, value).varint(20, 2)
+    Message::default()
+        .bytes(1, name)
+        .varint(3, value)
+        .varint(20, 2)
 }
 
 /// An `AttributeProto` that holds a graph.
 pub(super) fn subgraph(name: &str, graph: Message) -> Message {
-    Message::default().bytes(1, name).message(6, graph).varint(20, 5)
+    Message::default()
+        .bytes(1, name)
+        .message(6, graph)
+        .varint(20, 5)
 }
 
 /// A `TensorProto` with its elements inside.
 pub(super) fn tensor(name: &str, ty: i64, dims: &[i64], raw: &[u8]) -> Message {
-    dims.iter().fold(Message::default(), |tensor, dim| tensor.varint(1, *dim)).varint(2, ty).bytes(8, name).bytes(9, raw)
+    dims.iter()
+        .fold(Message::default(), |tensor, dim| tensor.varint(1, *dim))
+        .varint(2, ty)
+        .bytes(8, name)
+        .bytes(9, raw)
 }
 
 /// A `GraphProto`. Initialisers (5) may be put on it.
 pub(super) fn graph(nodes: &[Message], inputs: &[Message], outputs: &[Message]) -> Message {
     let mut graph = Message::default().bytes(2, "tiny");
     for (field, messages) in [(1, nodes), (11, inputs), (12, outputs)] {
-        graph = messages.iter().fold(graph, |graph, message| graph.message(field, message.clone()));
+        graph = messages.iter().fold(graph, |graph, message| {
+            graph.message(field, message.clone())
+        });
     }
     graph
 }
@@ -85,10 +108,18 @@ pub(super) fn graph(nodes: &[Message], inputs: &[Message], outputs: &[Message]) 
 /// The file of a graph.
 pub(super) fn file(graph: Message) -> Vec<u8> {
     let opset = Message::default().bytes(1, "").varint(2, 17);
-    Message::default().varint(1, 8).message(7, graph).message(8, opset).0
+    Message::default()
+        .varint(1, 8)
+        .message(7, graph)
+        .message(8, opset)
+        .0
 }
 
 /// `y = op(x)`, both of one type, with shape `[n, 3]`.
 pub(super) fn unary(op: &str, ty: i64) -> Vec<u8> {
-    file(graph(&[node(op, &["x"], &["y"])], &[value("x", ty, &[-1, 3])], &[value("y", ty, &[-1, 3])]))
+    file(graph(
+        &[node(op, &["x"], &["y"])],
+        &[value("x", ty, &[-1, 3])],
+        &[value("y", ty, &[-1, 3])],
+    ))
 }
