@@ -7,13 +7,24 @@ use std::process::Command;
 /// What a call across the boundary costs.
 pub fn boundary() -> Result<(), String> {
     guests::guests()?;
-    shell::run(shell::cargo().args(["bench", "--quiet", "--profile", "release", "--package", "wasm-worker-tests", "--bench", "bench", "--", "boundary"]))
+    shell::run(shell::cargo().args([
+        "bench",
+        "--quiet",
+        "--profile",
+        "release",
+        "--package",
+        "wasm-worker-tests",
+        "--bench",
+        "bench",
+        "--",
+        "boundary",
+    ]))
 }
 
 /// The OCR pipeline beside the Python original, on the reference picture or, where it is absent, the one drawn here.
 pub fn ocr() -> Result<(), String> {
     guests::guests()?;
-    models::models()?;
+    let fetched = models::models()?;
     let root = shell::root();
     let folder = std::env::var_os("OCR_REFERENCE_DIR").map_or_else(|| root.join("../shared/data/ocr"), PathBuf::from);
     let mut picture = folder.join("en.jpg");
@@ -24,7 +35,7 @@ pub fn ocr() -> Result<(), String> {
     let python = peer()?;
     let mut bench = shell::cargo();
     bench.args(["bench", "--quiet", "--profile", "release", "--package", "wasm-worker-tests", "--bench", "bench", "--", "ocr"]);
-    bench.arg(std::path::absolute(picture).map_err(|e| e.to_string())?).arg(python).arg(models::onnxruntime());
+    bench.arg(std::path::absolute(picture).map_err(|e| e.to_string())?).arg(python).arg(fetched.onnxruntime);
     shell::run(&mut bench)
 }
 
@@ -40,7 +51,15 @@ fn peer() -> Result<PathBuf, String> {
         shell::run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
         // The package asks for the OpenCV build with windows, which needs system libraries; the other one serves as well.
         let _ = Command::new(&python).args(["-m", "pip", "uninstall", "--quiet", "--yes", "opencv-python"]).status();
-        shell::run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", "opencv-python-headless<5"]))?;
+        shell::run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--force-reinstall",
+            "--no-deps",
+            "opencv-python-headless<5",
+        ]))?;
     }
     Ok(python)
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 /// `test [FILTER]`.
 pub fn test(arguments: &[&str]) -> Result<(), String> {
     let began = Instant::now();
-    shell::part("fetch the models", models::models)?;
+    let fetched = shell::part("fetch the models", models::models)?;
     shell::part("build the guests", guests::guests)?;
     let root = shell::root();
     picture::draw_to(&root.join("out/test/picture.png").to_string_lossy())?;
@@ -15,7 +15,7 @@ pub fn test(arguments: &[&str]) -> Result<(), String> {
     std::fs::write(root.join("out/test/picture.txt"), lines.join("\n")).map_err(|e| e.to_string())?;
     shell::part("build the worker", shell::build)?;
     shell::part("tests of the workspace", || {
-        shell::run(with_library(shell::cargo().args(["test", "--release", "--workspace"]).args(arguments)))
+        shell::run(with_library(shell::cargo().args(["test", "--release", "--workspace"]).args(arguments), &fetched))
     })?;
     shell::part("tests of the guests", || {
         let mut command = shell::cargo();
@@ -27,9 +27,9 @@ pub fn test(arguments: &[&str]) -> Result<(), String> {
 }
 
 /// Tells the tests where ONNX Runtime is, unless somebody has.
-fn with_library(command: &mut Command) -> &mut Command {
+fn with_library<'a>(command: &'a mut Command, fetched: &models::Fetched) -> &'a mut Command {
     if std::env::var_os("ORT_DYLIB_PATH").is_none() {
-        command.env("ORT_DYLIB_PATH", models::onnxruntime());
+        command.env("ORT_DYLIB_PATH", &fetched.onnxruntime);
     }
     command
 }

@@ -117,7 +117,8 @@ impl Config {
                 Some((_, key)) if !value.is_empty() => set(&mut table, key, value),
                 None if name.starts_with("WASM_WORKER_") => {
                     let known: Vec<&str> = ENVIRONMENT.iter().map(|(n, _)| *n).collect();
-                    let hint = nearest(name, &known).map_or_else(|| format!("known: {}", known.join(", ")), |n| format!("did you mean {n}?"));
+                    let hint =
+                        nearest(name, &known).map_or_else(|| format!("known: {}", known.join(", ")), |n| format!("did you mean {n}?"));
                     problems.add(name, value, format!("unknown environment variable; {hint}"));
                 }
                 _ => {}
@@ -232,7 +233,9 @@ mod tests {
         std::fs::write(&file, "data_dir = 'd'\n[worker]\nlease = '9s'\nconcurrency = 7\nmax_attempts = 2").unwrap();
         let overrides = Overrides {
             file: Some(file),
-            environment: [("WASM_WORKER_LEASE", "8s"), ("WASM_WORKER_CONCURRENCY", "6"), ("PATH", "x")].map(|(k, v)| (k.into(), v.into())).into(),
+            environment: [("WASM_WORKER_LEASE", "8s"), ("WASM_WORKER_CONCURRENCY", "6"), ("PATH", "x")]
+                .map(|(k, v)| (k.into(), v.into()))
+                .into(),
             flags: vec![("worker.lease".into(), "7s".into())],
         };
         let config = Config::load(&overrides).unwrap();

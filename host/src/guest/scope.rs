@@ -267,7 +267,10 @@ impl Scope {
                 return Ok(uri);
             }
         }
-        Err(Failure::new("denied", format!("'{uri}' is neither the task's input, an output of its inputs, granted to the step, nor its own output")))
+        Err(Failure::new(
+            "denied",
+            format!("'{uri}' is neither the task's input, an output of its inputs, granted to the step, nor its own output"),
+        ))
     }
 
     /// Learns the addresses of all outputs of the task's inputs.
@@ -373,7 +376,13 @@ impl Scope {
             let piece = self.next_piece();
             let (size, sha256) = (bytes.len() as u64, id::sha256(&bytes));
             self.services.objects.put(&self.staged_uri(&piece)?, &bytes).await?;
-            ManifestEntry { name: name.to_owned(), content_type: cut(content_type, MAX_CONTENT_TYPE), size, sha256, place: Place::Staged(piece) }
+            ManifestEntry {
+                name: name.to_owned(),
+                content_type: cut(content_type, MAX_CONTENT_TYPE),
+                size,
+                sha256,
+                place: Place::Staged(piece),
+            }
         };
         self.check()?;
         self.keep(entry)?;
@@ -491,16 +500,19 @@ impl Scope {
 
     /// The last progress, as a JSON object.
     pub fn progress(&self) -> Option<String> {
-        locked(&self.progress).as_ref().map(|p| {
-            serde_json::json!({"done": p.done, "total": p.total, "phase": p.phase, "metrics": p.metrics}).to_string()
-        })
+        locked(&self.progress)
+            .as_ref()
+            .map(|p| serde_json::json!({"done": p.done, "total": p.total, "phase": p.phase, "metrics": p.metrics}).to_string())
     }
 
     /// Counts a chunk of a streamed answer.
     pub fn emit(&self, chunk: &Payload) -> Result<(), Failure> {
         self.check()?;
         if chunk.len() as u64 > self.limits.payload {
-            return Err(Failure::new("too-large", format!("a chunk of {} bytes is over {} (limits.payload)", chunk.len(), self.limits.payload)));
+            return Err(Failure::new(
+                "too-large",
+                format!("a chunk of {} bytes is over {} (limits.payload)", chunk.len(), self.limits.payload),
+            ));
         }
         self.emitted.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -39,7 +39,8 @@ mod tests {
 
     #[test]
     fn violations_point_into_params() {
-        let schema = ParamsSchema::compile(&json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["m"]})).unwrap();
+        let schema =
+            ParamsSchema::compile(&json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["m"]})).unwrap();
         assert!(schema.check(&json!({"n": 1, "m": 2})).is_empty());
         let faults = schema.check(&json!({"n": "x"}));
         assert!(faults.iter().any(|f| f.pointer == "/params/n"), "{faults:?}");

@@ -115,7 +115,11 @@ impl Heartbeats {
                     }
                 }
                 Beat::Lost => {
-                    tracing::warn!(task_id = lease.key.task_id, epoch = lease.epoch, "lease lost; the task is stopped and its result discarded");
+                    tracing::warn!(
+                        task_id = lease.key.task_id,
+                        epoch = lease.epoch,
+                        "lease lost; the task is stopped and its result discarded"
+                    );
                     entry.scope.stop(StopReason::LeaseLost);
                 }
             }

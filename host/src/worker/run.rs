@@ -1,8 +1,8 @@
 //! The run loop: room, claim, execute, repeat; and the drain in two stages.
 
+use super::Worker;
 use super::execute::execute;
 use super::sweep::sweep_on;
-use super::Worker;
 use crate::guest::StopReason;
 use crate::task::state::TaskState;
 use crate::task_store::{ClaimRequest, StoreError};
@@ -62,7 +62,14 @@ impl Worker {
         load.summary
     }
 
-    async fn take_tasks(self: &Arc<Self>, until: &Until, max_tasks: u64, drain: &CancellationToken, running: &mut Running, load: &mut Load) {
+    async fn take_tasks(
+        self: &Arc<Self>,
+        until: &Until,
+        max_tasks: u64,
+        drain: &CancellationToken,
+        running: &mut Running,
+        load: &mut Load,
+    ) {
         let mut store_wait = Duration::from_millis(100);
         while !drain.is_cancelled() && load.summary.runs < max_tasks {
             while let Some(ended) = running.try_join_next_with_id() {

@@ -45,7 +45,10 @@ impl StepSpec {
             && !self.functions.contains(function)
         {
             let known: Vec<&str> = self.functions.iter().map(String::as_str).collect();
-            faults.push(Violation::at("/function", format!("'{function}' is no function of step '{}' (it has: {})", self.name, known.join(", "))));
+            faults.push(Violation::at(
+                "/function",
+                format!("'{function}' is no function of step '{}' (it has: {})", self.name, known.join(", ")),
+            ));
         }
         faults
     }
