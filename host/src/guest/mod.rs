@@ -3,6 +3,8 @@
 //! [`Guest`] is all the worker knows: the hooks. The wasmtime side of it stands in the files beside this one; a test may put
 //! a scripted guest in its place. A guest reaches the outside only through floor 1: object store, task store, inference.
 
+pub mod bindings;
+pub mod imports;
 pub mod scope;
 
 pub use scope::{Grants, Scope, Services, StagedOutput};

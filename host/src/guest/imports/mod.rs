@@ -1,0 +1,1 @@
+pub mod nn; pub mod storage;

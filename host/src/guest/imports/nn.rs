@@ -1,0 +1,1 @@
+pub struct HeldTensor; pub struct Graph; pub struct Context; pub struct NnError;
