@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod guest;
+pub mod inference;
 pub mod object_store;
 pub mod task;
 pub mod task_store;
