@@ -39,6 +39,11 @@ impl GuestRuntime {
         let mut task = StopOnDrop(self.handle.spawn(work));
         (&mut task.0).await.map_err(|error| fault(&error))
     }
+
+    /// Drops `value` there.
+    pub(super) fn dispose<T: Send + 'static>(&self, value: T) {
+        self.handle.spawn(async move { drop(value) });
+    }
 }
 
 fn fault(error: &JoinError) -> GuestFault {
