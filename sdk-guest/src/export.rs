@@ -72,8 +72,12 @@ macro_rules! export {
                 }
             }
 
+            // What exports nothing would count as unused.
+            #[cfg(not(target_family = "wasm"))]
+            const _: fn(sdk::wire::Setup) -> ::std::result::Result<(), sdk::wire::Error> = <Component as sdk::HooksExport>::load_pipeline;
+
             #[cfg(target_family = "wasm")]
-            $crate::bindings::export_component!(Component with_types_in $crate::bindings);
+    $crate::bindings::export_component!(Component with_types_in $crate::bindings);
         };
     };
 }

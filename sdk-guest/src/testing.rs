@@ -210,10 +210,15 @@ impl Host {
 }
 
 /// A loaded service on its host.
-#[derive(Debug)]
 pub struct Instance<S> {
     host: Host,
     service: S,
+}
+
+impl<S> fmt::Debug for Instance<S> {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.debug_struct("Instance").field("host", &self.host).finish_non_exhaustive()
+    }
 }
 
 impl<S: Hooks> Instance<S> {

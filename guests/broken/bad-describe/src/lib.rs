@@ -4,6 +4,7 @@
 use wasm_worker_guest::bindings::exports::wasm_worker::pipeline::{discovery, hooks};
 use wasm_worker_guest::bindings::wasm_worker::pipeline::types::{Error, FanOut, Output, Setup, Task};
 
+#[cfg_attr(not(target_family = "wasm"), expect(dead_code, reason = "exported from components only"))]
 struct BadDescribe;
 
 impl discovery::Guest for BadDescribe {
