@@ -1,10 +1,7 @@
 //! `wasm-worker`: runs queued tasks through WebAssembly components.
 //!
 //! The rooms and the floors they stand on are described in `ARCHITECTURE.md`: an import points down, never up.
-#![cfg_attr(
-    not(test),
-    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
-)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod config;
 pub mod guest;
@@ -12,3 +9,5 @@ pub mod inference;
 pub mod object_store;
 pub mod task;
 pub mod task_store;
+pub mod telemetry;
+pub mod worker;

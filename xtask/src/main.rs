@@ -1,16 +1,46 @@
-//! The developer's commands.
+//! The developer's commands: `cargo xtask help` lists them. Std and a handful of small crates only, so that it starts at once.
 
+mod bench;
+mod demo;
+mod guests;
 mod models;
+mod picture;
+mod shell;
+mod test;
 
 use std::process::ExitCode;
 
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  demo [PICTURE] [--backend auto|rten|onnxruntime]
+                    build everything, fetch the models, read the text of a picture
+                    (one that is drawn here, unless one is given)
+  test [FILTER]     build guests, fetch models, run every test; says how long each part took
+  guests            build the example guests into guests/ocr/ and guests/target
+  models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
+  bench boundary    what a call across the wasm boundary costs, beside the same call without the host
+  bench ocr         the OCR pipeline beside the Python original, pair by pair
+  picture [FILE]    draw the demo's picture";
+
 fn main() -> ExitCode {
-    let command = std::env::args().nth(1).unwrap_or_default();
-    let result = match command.as_str() {
-        "models" => models::models().map(|_| ()),
-        other => Err(format!("unknown command {other:?}; there is: models")),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["demo", rest @ ..] => demo::demo(rest),
+        ["test", rest @ ..] => test::test(rest),
+        ["guests"] => guests::guests().map(drop),
+        ["models"] => models::models().map(drop),
+        ["bench", "boundary"] => bench::boundary(),
+        ["bench", "ocr"] => bench::ocr(),
+        ["picture", rest @ ..] => picture::draw_to(rest.first().copied().unwrap_or("out/picture.png")).map(drop),
+        [] | ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => Err(format!("unknown command '{}'\n\n{HELP}", other.join(" "))),
     };
-    match result {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

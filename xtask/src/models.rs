@@ -25,10 +25,8 @@ struct Wheel {
     sha256: &'static str,
 }
 
-const RAPIDOCR: Wheel = Wheel {
-    requirement: "rapidocr-onnxruntime==1.4.4",
-    sha256: "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
-};
+const RAPIDOCR: Wheel =
+    Wheel { requirement: "rapidocr-onnxruntime==1.4.4", sha256: "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf" };
 
 const ONNXRUNTIME_VERSION: &str = "1.31.1";
 const ONNXRUNTIME: &str = "onnxruntime==1.31.1";
@@ -177,10 +175,13 @@ impl Unpacked {
         let wheels = unpacked.folder.join("wheels");
         let mut pip = Command::new("python3");
         pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:", "--dest"]);
-        run(pip.arg(&wheels).arg(requirement), &format!(
-            "pip could not download {requirement}; it needs Python 3.10 or newer with pip, and a way to PyPI or a mirror \
+        run(
+            pip.arg(&wheels).arg(requirement),
+            &format!(
+                "pip could not download {requirement}; it needs Python 3.10 or newer with pip, and a way to PyPI or a mirror \
              (set PIP_INDEX_URL, or PIP_FIND_LINKS to a folder that holds the wheel)"
-        ))?;
+            ),
+        )?;
         let wheel = fs::read_dir(&wheels)
             .and_then(|mut entries| entries.next().transpose())
             .map_err(|error| format!("{}: {error}", wheels.display()))?

@@ -53,7 +53,12 @@ pub struct Config {
     pub bucket: Uri,
     /// Bounds of every step that sets none of its own.
     pub limits: Limits,
+    /// Secrets by name, from `WASM_WORKER_SECRET_<NAME>`. A step sees those it is granted.
+    pub secrets: BTreeMap<String, String>,
 }
+
+/// A variable that starts so holds a secret; the rest of its name is the secret's.
+const SECRET: &str = "WASM_WORKER_SECRET_";
 
 /// The worker's settings.
 #[derive(Debug, Clone)]
@@ -112,12 +117,18 @@ impl Config {
         for key in ["data_dir", "inference.onnxruntime", "storage.bucket"] {
             anchor(&mut table, key, &folder);
         }
+        let mut secrets = BTreeMap::new();
         for (name, value) in &overrides.environment {
+            if let Some(secret) = name.strip_prefix(SECRET) {
+                secrets.insert(secret.to_owned(), value.clone());
+                continue;
+            }
             match ENVIRONMENT.iter().find(|(known, _)| known == name) {
                 Some((_, key)) if !value.is_empty() => set(&mut table, key, value),
                 None if name.starts_with("WASM_WORKER_") => {
                     let known: Vec<&str> = ENVIRONMENT.iter().map(|(n, _)| *n).collect();
-                    let hint = nearest(name, &known).map_or_else(|| format!("known: {}", known.join(", ")), |n| format!("did you mean {n}?"));
+                    let hint =
+                        nearest(name, &known).map_or_else(|| format!("known: {}", known.join(", ")), |n| format!("did you mean {n}?"));
                     problems.add(name, value, format!("unknown environment variable; {hint}"));
                 }
                 _ => {}
@@ -126,7 +137,8 @@ impl Config {
         for (key, value) in &overrides.flags {
             set(&mut table, key, value);
         }
-        let config = read(Section::new(table, &problems), &problems);
+        let mut config = read(Section::new(table, &problems), &problems);
+        config.secrets = secrets;
         problems.finish(config)
     }
 }
@@ -189,7 +201,7 @@ fn read(mut root: Section<'_>, problems: &Problems) -> Config {
         parallel: inference.number("parallel", 1, 1024).unwrap_or(cores) as u32,
     };
     let bucket = read_bucket(root.section("storage"), &data_dir, problems);
-    Config { data_dir, tenant, log, log_json, worker, normal_durability, inference, bucket, limits }
+    Config { data_dir, tenant, log, log_json, worker, normal_durability, inference, bucket, limits, secrets: BTreeMap::new() }
 }
 
 fn read_worker(mut section: Section<'_>, cores: u64) -> WorkerConfig {
@@ -232,7 +244,9 @@ mod tests {
         std::fs::write(&file, "data_dir = 'd'\n[worker]\nlease = '9s'\nconcurrency = 7\nmax_attempts = 2").unwrap();
         let overrides = Overrides {
             file: Some(file),
-            environment: [("WASM_WORKER_LEASE", "8s"), ("WASM_WORKER_CONCURRENCY", "6"), ("PATH", "x")].map(|(k, v)| (k.into(), v.into())).into(),
+            environment: [("WASM_WORKER_LEASE", "8s"), ("WASM_WORKER_CONCURRENCY", "6"), ("PATH", "x")]
+                .map(|(k, v)| (k.into(), v.into()))
+                .into(),
             flags: vec![("worker.lease".into(), "7s".into())],
         };
         let config = Config::load(&overrides).unwrap();

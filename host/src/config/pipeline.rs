@@ -92,7 +92,10 @@ impl Pipeline {
             return Self::around_guest(&absolute, made_up, defaults);
         }
         if !made_up.models.is_empty() || !made_up.config.is_empty() {
-            return Err(ConfigError::of(&source, "--model and --config make up a pipeline around a .wasm file; a pipeline file has its own tables"));
+            return Err(ConfigError::of(
+                &source,
+                "--model and --config make up a pipeline around a .wasm file; a pipeline file has its own tables",
+            ));
         }
         let text = std::fs::read_to_string(&absolute).map_err(|e| ConfigError::of(&source, format!("cannot be read: {e}")))?;
         let folder = absolute.parent().unwrap_or(Path::new("/"));
@@ -115,9 +118,10 @@ impl Pipeline {
             let path = std::path::absolute(file).map_err(|e| ConfigError::of("--model", e.to_string()))?;
             models.insert(model.clone(), ModelDecl { path, sha256: None, backend: "auto".to_owned() });
         }
-        let config = made_up.config.iter().map(|(key, text)| {
-            (key.clone(), serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str())))
-        });
+        let config = made_up
+            .config
+            .iter()
+            .map(|(key, text)| (key.clone(), serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str()))));
         let step = Step {
             name: name.clone(),
             guest: guest.to_owned(),
@@ -149,8 +153,7 @@ fn read(mut root: Section<'_>, folder: &Path, defaults: &Limits, problems: &Prob
     }
     let models: BTreeMap<String, ModelDecl> =
         root.sections("models").into_iter().map(|(name, section)| (name, read_model(section, folder))).collect();
-    let steps: Vec<Step> =
-        root.sections("steps").into_iter().map(|(name, section)| read_step(name, section, folder, defaults)).collect();
+    let steps: Vec<Step> = root.sections("steps").into_iter().map(|(name, section)| read_step(name, section, folder, defaults)).collect();
     let entry = root.text("entry");
     if steps.is_empty() {
         problems.add("steps", "", "a pipeline has at least one [steps.NAME] table");
@@ -317,7 +320,9 @@ mod tests {
 
     #[test]
     fn every_problem_is_named() {
-        let text = parse("nmae = 'x'\n[steps.a]\nguest = 'a.wasm'\nnext = 'b'\nmodels = ['m']\nlimits = { wall = 'long' }").unwrap_err().to_string();
+        let text = parse("nmae = 'x'\n[steps.a]\nguest = 'a.wasm'\nnext = 'b'\nmodels = ['m']\nlimits = { wall = 'long' }")
+            .unwrap_err()
+            .to_string();
         for part in ["did you mean 'name'?", "steps.a.next", "no such model", "steps.a.limits.wall"] {
             assert!(text.contains(part), "{part} in {text}");
         }

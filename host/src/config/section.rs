@@ -160,10 +160,8 @@ impl<'a> Section<'a> {
 
     /// A table of strings.
     pub(super) fn text_map(&mut self, key: &'static str) -> Vec<(String, String)> {
-        self.parsed(key, "a table of strings", |v| {
-            v.as_table()?.iter().map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
-        })
-        .unwrap_or_default()
+        self.parsed(key, "a table of strings", |v| v.as_table()?.iter().map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect())
+            .unwrap_or_default()
     }
 
     /// A table within; an empty one where it is absent.

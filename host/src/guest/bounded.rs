@@ -12,7 +12,8 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// What a call is bound by.
 pub(super) struct Bounds<'a> {
@@ -54,7 +55,7 @@ pub(super) async fn bounded<T>(call: impl Future<Output = T>, bounds: Bounds<'_>
     let mut call = pin!(call);
     let mut bell = pin!(ring(scope, deadline));
     poll_fn(move |cx| {
-        if scope.stop_reason().is_some() {
+        if scope.check().is_err() {
             return Poll::Ready(Err(Cut::Stopped));
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -78,7 +79,7 @@ pub(super) async fn bounded<T>(call: impl Future<Output = T>, bounds: Bounds<'_>
 async fn ring(scope: &Scope, deadline: Option<Instant>) -> Cut {
     let time_out = async {
         match deadline {
-            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
             None => std::future::pending().await,
         }
     };

@@ -21,7 +21,8 @@ use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use wasmtime::Store;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
 

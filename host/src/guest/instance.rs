@@ -16,7 +16,8 @@ use crate::task::hooks::{FanOut, HookError, Output, TaskError, Work};
 use crate::task::pointer;
 use async_trait::async_trait;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use wasmtime::Store;
 
 /// See the head of this file. Its hooks run in place: callers bring them to the threads of guests.
@@ -82,7 +83,7 @@ impl WasmGuest {
         self.whole = matches!(ended, Ok(Ok(_)));
         let answer = settle(ended, &self.store, scope);
         self.store.data_mut().detach(&self.idle);
-        if scope.stop_reason().is_some() { Err(GuestFault::Stopped) } else { answer }
+        if scope.check().is_err() { Err(GuestFault::Stopped) } else { answer }
     }
 
     /// The run is over: what it left open is closed.
@@ -108,12 +109,12 @@ impl Guest for WasmGuest {
         if answer.is_ok() { answer } else { self.finish(answer) }
     }
 
-    async fn publish_next(&mut self, work: &Arc<Work>, output: &Output, scope: &Arc<Scope>) -> Result<FanOut, GuestFault> {
+    async fn publish_next(&mut self, work: &Arc<Work>, output: Output, scope: &Arc<Scope>) -> Result<FanOut, GuestFault> {
         scope.forbid_writes();
         let deadline = self.begin(scope);
         let (labels, extras) = (convert::labels(work), convert::extras(&output.extras));
         let task = convert::task(work, &labels, left_ms(deadline));
-        let call = self.hooks.call_publish_next(&mut self.store, task, convert::output_in(output, &extras));
+        let call = self.hooks.call_publish_next(&mut self.store, task, convert::output_in(&output, &extras));
         let ended = bounded(call, Bounds { ticker: self.engine.ticker(), scope, deadline }).await;
         let answer = match self.end(ended, scope) {
             Ok(Ok(fan_out)) => convert::fan_out(fan_out, scope.limits()).map_err(GuestFault::Guest),

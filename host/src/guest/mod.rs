@@ -24,14 +24,12 @@ pub use component::{Component, ComponentError, Inspection};
 pub use engine::{EngineConfig, EngineError, GuestEngine};
 pub use instance::WasmGuest;
 pub use pool::{StepGuest, StepSetup, WasmGuests};
-pub use scope::{Grants, Scope, Services, StagedOutput};
+pub use scope::{Grants, Scope, Services, StagedOutput, StopReason};
 
 use crate::task::hooks::{FanOut, Output, TaskError, Work};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use std::future::Future;
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 /// How a hook ended, other than well.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +51,7 @@ pub trait Guest: Send {
     async fn process(&mut self, work: &Arc<Work>, scope: &Arc<Scope>) -> Result<Output, GuestFault>;
 
     /// What follows. Storage is read-only by now; the wall limit goes on from `process`.
-    async fn publish_next(&mut self, work: &Arc<Work>, output: &Output, scope: &Arc<Scope>) -> Result<FanOut, GuestFault>;
+    async fn publish_next(&mut self, work: &Arc<Work>, output: Output, scope: &Arc<Scope>) -> Result<FanOut, GuestFault>;
 
     /// Whether it may serve another task: no trap, not yet due to be replaced.
     fn is_reusable(&self) -> bool;
@@ -68,27 +66,10 @@ pub trait Guests: Send + Sync {
     /// Takes an instance back for the next task of its step; drops it if it is not reusable.
     fn give_back(&self, step: &str, guest: Box<dyn Guest>);
 
+    /// Runs `work` where guests run, and waits for it: a guest that spins there holds up no heartbeat. Dropping the returned
+    /// future stops the work.
+    async fn enter(&self, work: BoxFuture<'static, ()>);
+
     /// The digest of the step's guest, for records.
     fn release(&self, step: &str) -> String;
-
-    /// Runs `phase` where guests run, so that no guest holds up its caller's thread; in place, for guests that are scripted.
-    /// Dropping the answer stops the phase. Callers use [`enter`].
-    fn run(&self, phase: BoxFuture<'static, ()>) -> BoxFuture<'_, Result<(), GuestFault>> {
-        Box::pin(async move {
-            phase.await;
-            Ok(())
-        })
-    }
-}
-
-/// Runs a phase of work with a guest where guests run, and brings back its answer. Hooks run in place, so one phase should
-/// hold all of them: instance, `process`, `publish-next`. Dropping the answer stops the phase within a tick.
-pub async fn enter<T: Send + 'static>(guests: &dyn Guests, phase: impl Future<Output = T> + Send + 'static) -> Result<T, GuestFault> {
-    let (sent, answer) = oneshot::channel();
-    let phase = Box::pin(async move {
-        // Nobody waits any more: the answer is of no use.
-        let _ = sent.send(phase.await);
-    });
-    guests.run(phase).await?;
-    answer.await.map_err(|_| GuestFault::Host(TaskError::new("shutting-down", "the guest's phase was given up")))
 }

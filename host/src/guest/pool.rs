@@ -132,7 +132,10 @@ impl Guests for WasmGuests {
         self.pools.get(step).map(|pool| pool.component.digest().to_owned()).unwrap_or_default()
     }
 
-    fn run(&self, phase: BoxFuture<'static, ()>) -> BoxFuture<'_, Result<(), GuestFault>> {
-        Box::pin(self.engine.run(phase))
+    async fn enter(&self, work: BoxFuture<'static, ()>) {
+        // A panic in there is seen by whoever waits for the work's own answer.
+        if let Err(fault) = self.engine.run(work).await {
+            tracing::error!(?fault, "work with a guest was cut short");
+        }
     }
 }

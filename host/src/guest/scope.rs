@@ -6,7 +6,7 @@
 use crate::object_store::{ObjectError, ObjectReader, ObjectStore, ObjectWriter};
 use crate::task::hooks::{Input, Payload, Work};
 use crate::task::id::{self, TaskKey};
-use crate::task::lease::Lease;
+use crate::task::lease::{Lease, LeaseView};
 use crate::task::limits::{Limits, cut};
 use crate::task::outputs::{self, INLINE_OUTPUT, ManifestEntry, Place};
 use crate::task::uri::Uri;
@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// All small outputs of a task together ride inside the commit up to this size; what goes beyond is staged as files,
@@ -123,6 +124,7 @@ pub struct Scope {
     prefix: Uri,
     grants: Grants,
     key: TaskKey,
+    view: Mutex<Option<LeaseView>>,
     input_count: u32,
     inputs_read: Mutex<Option<Arc<BTreeSet<Uri>>>>,
     may_write: AtomicBool,
@@ -165,6 +167,7 @@ impl Scope {
         Self {
             services,
             key: lease.key.clone(),
+            view: Mutex::new(None),
             lease,
             limits,
             prefix,
@@ -234,9 +237,23 @@ impl Scope {
         self.stop.cancelled().await;
     }
 
-    /// An error once the run was stopped: the first line of every host call.
+    /// What the worker believes about the lease from now on. Without one the scope never lapses (a dry run).
+    pub fn renew(&self, view: LeaseView) {
+        *locked(&self.view) = Some(view);
+    }
+
+    /// Whether the lease has lapsed on the worker's own clock. If so, the run is stopped.
+    pub fn has_lapsed(&self) -> bool {
+        let lapsed = locked(&self.view).is_some_and(|view| !view.holds(Instant::now().into_std()));
+        if lapsed {
+            self.stop(StopReason::LeaseLost);
+        }
+        lapsed
+    }
+
+    /// An error once the run was stopped or its lease has lapsed: the first line of every host call.
     pub fn check(&self) -> Result<(), Failure> {
-        if self.stop.is_cancelled() { Err(Failure::new("denied", "the task was stopped")) } else { Ok(()) }
+        if self.has_lapsed() || self.stop.is_cancelled() { Err(Failure::new("denied", "the task was stopped")) } else { Ok(()) }
     }
 
     // ---- reading --------------------------------------------------------------------------------------------------
@@ -267,7 +284,10 @@ impl Scope {
                 return Ok(uri);
             }
         }
-        Err(Failure::new("denied", format!("'{uri}' is neither the task's input, an output of its inputs, granted to the step, nor its own output")))
+        Err(Failure::new(
+            "denied",
+            format!("'{uri}' is neither the task's input, an output of its inputs, granted to the step, nor its own output"),
+        ))
     }
 
     /// Learns the addresses of all outputs of the task's inputs.
@@ -373,7 +393,13 @@ impl Scope {
             let piece = self.next_piece();
             let (size, sha256) = (bytes.len() as u64, id::sha256(&bytes));
             self.services()?.objects.put(&self.staged_uri(&piece)?, &bytes).await?;
-            ManifestEntry { name: name.to_owned(), content_type: cut(content_type, MAX_CONTENT_TYPE), size, sha256, place: Place::Staged(piece) }
+            ManifestEntry {
+                name: name.to_owned(),
+                content_type: cut(content_type, MAX_CONTENT_TYPE),
+                size,
+                sha256,
+                place: Place::Staged(piece),
+            }
         };
         self.check()?;
         self.keep(entry)?;
@@ -491,16 +517,19 @@ impl Scope {
 
     /// The last progress, as a JSON object.
     pub fn progress(&self) -> Option<String> {
-        locked(&self.progress).as_ref().map(|p| {
-            serde_json::json!({"done": p.done, "total": p.total, "phase": p.phase, "metrics": p.metrics}).to_string()
-        })
+        locked(&self.progress)
+            .as_ref()
+            .map(|p| serde_json::json!({"done": p.done, "total": p.total, "phase": p.phase, "metrics": p.metrics}).to_string())
     }
 
     /// Counts a chunk of a streamed answer.
     pub fn emit(&self, chunk: &Payload) -> Result<(), Failure> {
         self.check()?;
         if chunk.len() as u64 > self.limits.payload {
-            return Err(Failure::new("too-large", format!("a chunk of {} bytes is over {} (limits.payload)", chunk.len(), self.limits.payload)));
+            return Err(Failure::new(
+                "too-large",
+                format!("a chunk of {} bytes is over {} (limits.payload)", chunk.len(), self.limits.payload),
+            ));
         }
         self.emitted.fetch_add(1, Ordering::Relaxed);
         Ok(())

@@ -1,15 +1,17 @@
 //! What every backend must do, run against each of them: tiny models for types, shapes and hostile input, and the OCR
 //! models for the real thing.
 
-use std::path::{Path, PathBuf};
+mod hostile;
+mod ocr;
+
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 
-use super::tiny::{self, Message, graph, node, value};
-use super::{Backend, Device, ElementType, InferenceError, Limits, LoadOptions, Model, OnnxRuntimeBackend, RtenBackend, Stop, Tensor};
+use super::tiny::{self, graph, node, value};
+use super::{Backend, ElementType, InferenceError, Limits, LoadOptions, Model, OnnxRuntimeBackend, RtenBackend, Stop, Tensor};
 
 /// The library that the tests run with.
 pub(super) fn library() -> PathBuf {
@@ -48,8 +50,16 @@ fn floats(dims: &[u32], elements: &[f32]) -> Tensor {
 fn every_type_passes_through_unchanged_or_is_refused_by_name() {
     let six = |ty, bytes: Vec<u8>| Tensor::new(vec![2, 3], ty, bytes).unwrap();
     let cases = [
-        (tiny::FLOAT16, six(ElementType::F16, bytemuck::cast_slice(&[1.0, -2.0, 0.5, 65504.0, 0.0, 1e-7].map(f16::from_f32)).to_vec()), false),
-        (tiny::BFLOAT16, six(ElementType::BF16, bytemuck::cast_slice(&[1.0, -2.0, 0.5, 3e38, 0.0, 1e-30].map(bf16::from_f32)).to_vec()), false),
+        (
+            tiny::FLOAT16,
+            six(ElementType::F16, bytemuck::cast_slice(&[1.0, -2.0, 0.5, 65504.0, 0.0, 1e-7].map(f16::from_f32)).to_vec()),
+            false,
+        ),
+        (
+            tiny::BFLOAT16,
+            six(ElementType::BF16, bytemuck::cast_slice(&[1.0, -2.0, 0.5, 3e38, 0.0, 1e-30].map(bf16::from_f32)).to_vec()),
+            false,
+        ),
         (tiny::FLOAT, six(ElementType::F32, bytemuck::cast_slice(&[1.0_f32, -2.0, f32::MAX, f32::MIN_POSITIVE, 0.0, -0.0]).to_vec()), true),
         (tiny::DOUBLE, six(ElementType::F64, bytemuck::cast_slice(&[1.0_f64, -2.0, f64::MAX, 1e-300, 0.0, 0.1]).to_vec()), false),
         (tiny::UINT8, six(ElementType::U8, vec![0, 1, 127, 128, 254, 255]), true),
@@ -157,108 +167,6 @@ fn inputs_that_do_not_fit_are_named() {
 }
 
 #[test]
-fn garbage_and_cut_files_are_errors_and_never_panics() {
-    let whole = tiny::unary("Neg", tiny::FLOAT);
-    for backend in backends() {
-        for garbage in [vec![], vec![0; 64], vec![0xff; 4096], b"not a model".to_vec(), b"RTEN and more".to_vec(), b"....ORTM....".to_vec()] {
-            let error = load(&**backend, garbage).unwrap_err();
-            assert!(matches!(error, InferenceError::InvalidEncoding(_) | InferenceError::Unsupported(_)), "{error}");
-        }
-        let loads = (0..whole.len()).filter(|length| survives(&**backend, whole[..*length].to_vec())).count();
-        assert!(loads < 5, "{loads} cut files load");
-        for at in 0..whole.len() {
-            for bit in 0..8 {
-                let mut file = whole.clone();
-                file[at] ^= 1 << bit;
-                survives(&**backend, file);
-            }
-        }
-        assert!(load(&**backend, whole.clone()).is_ok());
-    }
-}
-
-/// Loads and, if that works, runs a damaged file; whether it loaded. A panic inside would be in the error's text.
-fn survives(backend: &dyn Backend, file: Vec<u8>) -> bool {
-    let no_panic = |error: &InferenceError| assert!(!error.to_string().contains("panicked"), "{error}");
-    let model = match load(backend, file) {
-        Ok(model) => model,
-        Err(error) => {
-            no_panic(&error);
-            return false;
-        }
-    };
-    let zeros = |port: &super::Port| {
-        let dims: Vec<u32> = port.dims.iter().flatten().map(|dim| dim.unwrap_or(2).min(64)).collect();
-        let elements: usize = dims.iter().map(|dim| *dim as usize).product();
-        Some((port.name.clone(), Tensor::new(dims, port.ty, vec![0; elements * port.ty.size()]).ok()?))
-    };
-    let inputs = model.inputs().iter().filter_map(zeros).collect();
-    if let Err(error) = model.run(inputs, &Stop::default()) {
-        no_panic(&error);
-    }
-    true
-}
-
-#[test]
-fn chains_of_many_nodes_do_not_overflow_the_stack() {
-    let names: Vec<String> = (0..=30_000).map(|n| format!("v{n}")).collect();
-    let nodes: Vec<Message> = names.windows(2).map(|pair| node("Neg", &[&pair[0]], &[&pair[1]])).collect();
-    let file = tiny::file(graph(&nodes, &[value("v0", tiny::FLOAT, &[1])], &[value("v30000", tiny::FLOAT, &[1])]));
-    for backend in backends() {
-        let outputs = run(&load(&**backend, file.clone()).unwrap(), vec![("v0", floats(&[1], &[2.5]))]).unwrap();
-        assert_eq!(outputs[0].1, floats(&[1], &[2.5]), "{}", backend.name());
-    }
-}
-
-#[test]
-fn outputs_over_the_limit_are_refused() {
-    let twice = node("Concat", &["x", "x"], &["y"]).message(5, tiny::integer("axis", 0));
-    let file = tiny::file(graph(&[twice], &[value("x", tiny::FLOAT, &[-1])], &[value("y", tiny::FLOAT, &[-2])]));
-    let limits = Limits { max_input_bytes: 400, max_output_bytes: 400 };
-    for backend in backends() {
-        let model = Model::load(&**backend, file.clone(), &LoadOptions::default(), limits).unwrap();
-        assert!(run(&model, vec![("x", floats(&[50], &[1.0; 50]))]).is_ok());
-        for elements in [51, 101] {
-            let error = run(&model, vec![("x", floats(&[elements], &vec![1.0; elements as usize]))]).unwrap_err();
-            assert!(matches!(error, InferenceError::TooLarge(_)), "{error}");
-        }
-    }
-}
-
-#[test]
-fn a_graphics_card_is_refused_rather_than_replaced() {
-    let options = LoadOptions { device: Device::Gpu, ..LoadOptions::default() };
-    for backend in backends() {
-        let error = Model::load(&**backend, tiny::unary("Neg", tiny::FLOAT), &options, Limits::default()).unwrap_err();
-        assert!(matches!(error, InferenceError::Unsupported(_)), "{error}");
-    }
-}
-
-#[test]
-fn an_endless_loop_stops_when_told_to() {
-    let body = graph(
-        &[node("Identity", &["c"], &["c2"]), node("Neg", &["v"], &["v2"])],
-        &[value("n", tiny::INT64, &[]), value("c", tiny::BOOL, &[]), value("v", tiny::FLOAT, &[1])],
-        &[value("c2", tiny::BOOL, &[]), value("v2", tiny::FLOAT, &[1])],
-    );
-    let endless = node("Loop", &["", "go", "x"], &["y"]).message(5, tiny::subgraph("body", body));
-    let main = graph(&[endless], &[value("go", tiny::BOOL, &[]), value("x", tiny::FLOAT, &[1])], &[value("y", tiny::FLOAT, &[1])]);
-    let model = load(onnxruntime(), tiny::file(main)).unwrap();
-    let go = |on| vec![("go".to_owned(), Tensor::new(vec![], ElementType::U8, vec![on]).unwrap()), ("x".to_owned(), floats(&[1], &[1.0]))];
-    let stop = Stop::default();
-    let began = Instant::now();
-    let ended = thread::scope(|scope| {
-        let run = scope.spawn(|| model.run(go(1), &stop));
-        thread::sleep(Duration::from_millis(200));
-        stop.stop();
-        run.join().unwrap()
-    });
-    assert_eq!(ended, Err(InferenceError::Stopped));
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    assert_eq!(model.run(go(0), &Stop::default()).unwrap()[0].1, floats(&[1], &[1.0]), "the model still runs");
-}
-
-#[test]
 fn parallel_runs_do_not_mix() {
     let options = LoadOptions { parallel: 2, ..LoadOptions::default() };
     for backend in backends() {
@@ -277,92 +185,4 @@ fn parallel_runs_do_not_mix() {
             }
         });
     }
-}
-
-/// A model of the OCR example.
-fn ocr_model(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/ocr/models").join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask models` fetches it", path.display()))
-}
-
-/// A normalised picture, black on white, of the word HELLO in block letters over the left part of the height, different for
-/// each seed in size and place.
-fn picture(dims: &[u32], seed: u32) -> Tensor {
-    const HELLO: [&[u8; 29]; 7] = [
-        b"#   # ##### #     #      ### ",
-        b"#   # #     #     #     #   #",
-        b"#   # #     #     #     #   #",
-        b"##### ####  #     #     #   #",
-        b"#   # #     #     #     #   #",
-        b"#   # #     #     #     #   #",
-        b"#   # ##### ##### #####  ### ",
-    ];
-    let (height, width) = (dims[2], dims[3]);
-    let scale = (height / 12).max(1).min(width / 32).max(1) + seed % 2;
-    let (top, left) = ((height - (7 * scale).min(height)) / 2, 2 + seed);
-    let pixel = |n: u32| {
-        let (x, y) = (n % width, n / width % height);
-        let (x, y) = (x.checked_sub(left).map(|x| x / scale), y.checked_sub(top).map(|y| y / scale));
-        let ink = x.zip(y).and_then(|(x, y)| HELLO.get(y as usize)?.get(x as usize)).is_some_and(|ink| *ink == b'#');
-        if ink { -1.0 } else { 1.0 }
-    };
-    floats(dims, &(0..dims.iter().product()).map(pixel).collect::<Vec<_>>())
-}
-
-#[test]
-fn the_ocr_models_agree_on_both_backends_in_parallel() {
-    let shapes: [(&str, Vec<Vec<u32>>); 3] = [
-        ("det.onnx", vec![vec![1, 3, 96, 160], vec![1, 3, 64, 224], vec![1, 3, 128, 96], vec![1, 3, 96, 160]]),
-        ("cls.onnx", vec![vec![1, 3, 48, 192], vec![4, 3, 48, 192], vec![2, 3, 48, 192], vec![1, 3, 48, 192]]),
-        ("rec.onnx", vec![vec![1, 3, 48, 96], vec![2, 3, 48, 160], vec![1, 3, 48, 320], vec![1, 3, 48, 40]]),
-    ];
-    for (name, shapes) in shapes {
-        let mut report = format!("{name}:");
-        for threads in [1, 2] {
-            let options = LoadOptions { threads, parallel: 4, device: Device::Cpu };
-            let answers: Vec<Vec<Tensor>> = backends()
-                .iter()
-                .map(|backend| {
-                    let began = Instant::now();
-                    let model = Model::load(&**backend, ocr_model(name), &options, Limits::default()).unwrap();
-                    let loaded = began.elapsed();
-                    let input = model.inputs()[0].name.clone();
-                    let one = |seed: usize| run(&model, vec![(&input, picture(&shapes[seed], seed as u32))]).unwrap().remove(0).1;
-                    let alone: Vec<Tensor> = (0..4).map(one).collect();
-                    let began = Instant::now();
-                    let again: Vec<Tensor> = (0..4).map(one).collect();
-                    let in_turn = began.elapsed();
-                    let parallel = || -> Vec<Tensor> {
-                        thread::scope(|scope| {
-                            let runs: Vec<_> = (0..4).map(|seed| scope.spawn(move || one(seed))).collect();
-                            runs.into_iter().map(|run| run.join().unwrap()).collect()
-                        })
-                    };
-                    // The first time opens what parallel runs need.
-                    parallel();
-                    let began = Instant::now();
-                    let together = parallel();
-                    report += &format!(
-                        "\n  {} threads={threads}: load {loaded:.1?}, 4 runs in turn {in_turn:.1?}, 4 in parallel {:.1?}",
-                        backend.name(),
-                        began.elapsed()
-                    );
-                    for ((alone, again), together) in alone.iter().zip(&again).zip(&together) {
-                        assert!(difference(alone, again) < 1e-5 && difference(alone, together) < 1e-5);
-                    }
-                    alone
-                })
-                .collect();
-            let apart = answers[0].iter().zip(&answers[1]).map(|(a, b)| difference(a, b)).fold(0.0, f32::max);
-            report += &format!("\n  threads={threads}: largest difference between backends {apart:.2e}");
-            assert!(apart < 1e-3, "{report}");
-            assert!(answers[0].iter().any(|answer| answer.elements::<f32>().unwrap().iter().any(|value| *value > 0.1)), "{name} answers nothing");
-        }
-        println!("{report}");
-    }
-}
-
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    a.elements::<f32>().unwrap().iter().zip(b.elements::<f32>().unwrap().iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }

@@ -5,8 +5,8 @@
 //! [`Session`], the adapter's half, which may trust its inputs.
 //!
 //! Left out: `wasi:nn` itself (that is `guest/`), fetching models, and graphics cards. A model runs in this process: what is
-//! refused before a backend opens a file is listed in [`onnx`], but the memory and time of a run are not bounded here, so
-//! only models that an operator declared should get this far.
+//! refused before a backend opens a file is listed in [`onnx`], but what a graph allocates or how long it computes is not
+//! bounded (a constant shape may ask rten for gigabytes), so only models that an operator declared should get this far.
 
 #[cfg(test)]
 mod conformance;

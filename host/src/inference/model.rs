@@ -148,7 +148,9 @@ fn fits(port: &Port, tensor: &Tensor) -> Result<(), InferenceError> {
     if tensor.ty() != port.ty {
         return wrong(port.ty.to_string());
     }
-    let Some(dims) = &port.dims else { return Ok(()) };
+    let Some(dims) = &port.dims else {
+        return Ok(());
+    };
     let agrees = |(expected, given): (&Option<u32>, &u32)| expected.is_none_or(|expected| expected == *given);
     if dims.len() != tensor.dims().len() || !dims.iter().zip(tensor.dims()).all(agrees) {
         let shape: Vec<_> = dims.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string())).collect();
@@ -168,11 +170,7 @@ fn listed(names: &[String]) -> String {
 }
 
 /// Calls into a backend: a panic becomes an error, and a large graph gets a stack to match.
-fn guarded<T: Send>(
-    backend: &str,
-    nodes: usize,
-    call: impl FnOnce() -> Result<T, InferenceError> + Send,
-) -> Result<T, InferenceError> {
+fn guarded<T: Send>(backend: &str, nodes: usize, call: impl FnOnce() -> Result<T, InferenceError> + Send) -> Result<T, InferenceError> {
     let caught = || catch_unwind(AssertUnwindSafe(call));
     let result = if nodes < LARGE_GRAPH_NODES {
         caught()
@@ -256,10 +254,12 @@ mod tests {
 
     #[test]
     fn inputs_over_the_limit_are_refused_before_their_shape() {
-        let model = Model::load(&Unruly(|_| vec![]), tiny::unary("Neg", tiny::FLOAT), &LoadOptions::default(), Limits {
-            max_input_bytes: 11,
-            max_output_bytes: 0,
-        });
+        let model = Model::load(
+            &Unruly(|_| vec![]),
+            tiny::unary("Neg", tiny::FLOAT),
+            &LoadOptions::default(),
+            Limits { max_input_bytes: 11, max_output_bytes: 0 },
+        );
         let x = Tensor::new(vec![3, 1], ElementType::F32, vec![0; 12]).unwrap();
         let error = model.unwrap().run(vec![("x".to_owned(), x)], &Stop::default()).unwrap_err();
         assert!(matches!(error, InferenceError::TooLarge(_)), "{error}");

@@ -127,7 +127,9 @@ impl<'a> Input<'a> {
                 Self::Integers(tensor.data().iter().map(|byte| i32::from(*byte != 0)).collect::<Vec<_>>().into())
             }
             ElementType::U8 => Self::Bytes(tensor.data()),
-            other => return Err(InferenceError::Unsupported(format!("rten takes no {other} tensors"))),
+            other => {
+                return Err(InferenceError::Unsupported(format!("rten takes no {other} tensors")));
+            }
         })
     }
 

@@ -147,15 +147,8 @@ pub(super) fn byte_length(dims: &[u32], ty: ElementType) -> Option<usize> {
 mod tests {
     use super::*;
 
-    const ALL: [ElementType; 7] = [
-        ElementType::F16,
-        ElementType::F32,
-        ElementType::F64,
-        ElementType::BF16,
-        ElementType::U8,
-        ElementType::I32,
-        ElementType::I64,
-    ];
+    const ALL: [ElementType; 7] =
+        [ElementType::F16, ElementType::F32, ElementType::F64, ElementType::BF16, ElementType::U8, ElementType::I32, ElementType::I64];
 
     #[test]
     fn every_type_takes_exactly_its_length() {

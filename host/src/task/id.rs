@@ -66,11 +66,8 @@ pub fn canonical_hash(value: &Value) -> Result<String, String> {
 
 /// The first twelve hex digits of a task id's hash: short, and still unique enough to keep prefixes of siblings apart.
 pub fn short(task_id: &str) -> String {
-    let hex = if task_id.len() == 64 && task_id.bytes().all(|b| b.is_ascii_hexdigit()) {
-        task_id.to_owned()
-    } else {
-        sha256(task_id.as_bytes())
-    };
+    let hex =
+        if task_id.len() == 64 && task_id.bytes().all(|b| b.is_ascii_hexdigit()) { task_id.to_owned() } else { sha256(task_id.as_bytes()) };
     hex.chars().take(12).collect()
 }
 

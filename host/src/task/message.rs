@@ -140,8 +140,7 @@ impl Message {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let message: Self =
-            serde_json::from_value(Value::Object(fields)).map_err(|e| vec![Violation::at("", e.to_string())])?;
+        let message: Self = serde_json::from_value(Value::Object(fields)).map_err(|e| vec![Violation::at("", e.to_string())])?;
         if let Some(input) = &message.input {
             payload_of(input).map_err(|e| vec![Violation::at("/input", e)])?;
         }
@@ -196,8 +195,23 @@ fn payload_of(value: &Value) -> Result<Payload, String> {
 
 /// Every key a message may have.
 const KEYS: &[&str] = &[
-    "job_id", "task_id", "params", "input_uri", "input", "output_prefix", "tenant", "step", "function", "priority", "max_attempts",
-    "not_before", "traceparent", "schema_version", "metadata", "job_tasks", "hops",
+    "job_id",
+    "task_id",
+    "params",
+    "input_uri",
+    "input",
+    "output_prefix",
+    "tenant",
+    "step",
+    "function",
+    "priority",
+    "max_attempts",
+    "not_before",
+    "traceparent",
+    "schema_version",
+    "metadata",
+    "job_tasks",
+    "hops",
 ];
 
 fn check_fields(fields: &Map<String, Value>, bounds: &MessageBounds, faults: &mut Vec<Violation>) {
@@ -325,7 +339,8 @@ mod tests {
 
     #[test]
     fn all_violations_at_once() {
-        let faults = decode(r#"{"job_id": "a/b", "params": [], "priority": 10, "prority": 1, "input_uri": "x", "metadata": {"k": 1}}"#).unwrap_err();
+        let faults =
+            decode(r#"{"job_id": "a/b", "params": [], "priority": 10, "prority": 1, "input_uri": "x", "metadata": {"k": 1}}"#).unwrap_err();
         let places: Vec<&str> = faults.iter().map(|f| f.pointer.as_str()).collect();
         assert_eq!(places, ["/prority", "/job_id", "/task_id", "/input_uri", "/params", "/priority", "/metadata/k"]);
         assert!(faults[0].message.contains("priority"), "{}", faults[0]);
@@ -343,7 +358,8 @@ mod tests {
 
     #[test]
     fn round_trip_keeps_the_hash() {
-        let message = decode(r#"{"job_id":"j","task_id":"t","params":{"b":1,"a":2},"input":{"content_type":"image/png","base64":"AAEC"}}"#).unwrap();
+        let message =
+            decode(r#"{"job_id":"j","task_id":"t","params":{"b":1,"a":2},"input":{"content_type":"image/png","base64":"AAEC"}}"#).unwrap();
         assert_eq!(message.payload(), Some(Payload::Body { content_type: "image/png".into(), bytes: vec![0, 1, 2] }));
         let again = decode(&message.to_json()).unwrap();
         assert_eq!(again, message);

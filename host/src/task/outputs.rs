@@ -247,8 +247,26 @@ mod tests {
     fn names_that_lie_are_refused() {
         let long = "n".repeat(1025);
         for bad in [
-            "../x", "a//b", "%2e%2e", "a/../b", "\u{2024}\u{2024}/x", "a\0", &long, "metrics.json", "METRICS.json", "result.json", "_x/a", "/a",
-            "a/", "a\\b", "a ", "c:", "a\u{202e}b", "", ".", "recognize/x",
+            "../x",
+            "a//b",
+            "%2e%2e",
+            "a/../b",
+            "\u{2024}\u{2024}/x",
+            "a\0",
+            &long,
+            "metrics.json",
+            "METRICS.json",
+            "result.json",
+            "_x/a",
+            "/a",
+            "a/",
+            "a\\b",
+            "a ",
+            "c:",
+            "a\u{202e}b",
+            "",
+            ".",
+            "recognize/x",
         ] {
             assert!(check_name(bad, &|s| s == "recognize").is_err(), "{bad:?}");
         }

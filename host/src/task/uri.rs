@@ -125,8 +125,22 @@ mod tests {
             Uri::parse(good).unwrap();
         }
         for bad in [
-            "", "a/b", "/a", "file://a/b", "file:///a//b", "file:///a/../b", "file:///./b", "s3://b/x", "s3://Bucket/x", "s3://bucket",
-            "http://x/y", "file:///a%2e%2e/b", "file:///a\0b", "file:///a\\b", "s3://bucket/a?x", "s3://bucket/a\u{202e}b",
+            "",
+            "a/b",
+            "/a",
+            "file://a/b",
+            "file:///a//b",
+            "file:///a/../b",
+            "file:///./b",
+            "s3://b/x",
+            "s3://Bucket/x",
+            "s3://bucket",
+            "http://x/y",
+            "file:///a%2e%2e/b",
+            "file:///a\0b",
+            "file:///a\\b",
+            "s3://bucket/a?x",
+            "s3://bucket/a\u{202e}b",
         ] {
             assert!(Uri::parse(bad).is_err(), "{bad:?}");
         }

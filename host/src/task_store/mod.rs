@@ -72,6 +72,8 @@ pub enum Submitted {
 pub struct ClaimRequest {
     /// The pipeline it serves.
     pub pipeline: String,
+    /// Only tasks of this job, where the worker runs just one.
+    pub job_id: Option<String>,
     /// Steps with room and how much each has, in the order they are to be served.
     pub steps: Vec<(String, u32)>,
     /// At most this many in all.

@@ -1,18 +1,16 @@
 //! ONNX Runtime, loaded from a shared library that the operator names.
 //!
-//! `ort` keeps one library for the whole process, and panics or hangs when that cannot be opened: its errors are made by
-//! the very library that is missing. So a file is looked at and opened on its own before `ort` sees it.
-//!
 //! `ort` lends a session to one run at a time. A model that may run in parallel has as many sessions, opened when first
 //! needed. Left out: graphics cards, which would need another build of the library and are refused.
 
+mod library;
+
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use bytemuck::Pod;
 use half::{bf16, f16};
@@ -23,23 +21,14 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, Shape, TensorElementType, TensorRef};
 
+use self::library::OLDEST_MINOR_VERSION;
 use super::model::shortened;
 use super::onnx::Graph;
 use super::{Backend, Device, ElementType, InferenceError, LoadOptions, Port, Session, Stop, Tensor};
 
-/// Oldest release whose interface this program was built against: 1.22.
-const OLDEST_MINOR_VERSION: u32 = ort::MINOR_VERSION;
-
-/// Largest file that is looked at as a library. Builds for processors have 20 to 40 MB, those for graphics cards keep
-/// theirs in separate files.
-const MAX_LIBRARY_BYTES: u64 = 1 << 30;
-
 /// Most bytes of model files that the sessions of one model hold together, as each has its own copy of the weights. A model
 /// larger than half of this has one session, and its runs wait for each other.
 const MAX_SESSION_BYTES: usize = 1 << 30;
-
-/// How long the library may take to start. It needs some 50 ms.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// ONNX Runtime as a backend.
 #[derive(Clone, Debug)]
@@ -64,12 +53,12 @@ impl OnnxRuntimeBackend {
         if let Some(same) = opened.as_ref().filter(|opened| opened.path == path) {
             return Ok(same.clone());
         }
-        let version = version_of(&path).map_err(unavailable)?;
+        let version = library::version_of(&path).map_err(unavailable)?;
         if let Some(other) = opened.as_ref() {
             return Err(unavailable(format!("{path:?} cannot be opened beside {:?}, which this process uses", other.path)));
         }
-        link(&path).map_err(unavailable)?;
-        start(&path).map_err(unavailable)?;
+        library::link(&path).map_err(unavailable)?;
+        library::start(&path).map_err(unavailable)?;
         let backend = Self { path, version };
         *opened = Some(backend.clone());
         Ok(backend)
@@ -78,77 +67,6 @@ impl OnnxRuntimeBackend {
     /// The library's file.
     pub fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-/// Reads the version out of the file without running any of its code. On Linux it is part of every exported symbol's name.
-fn version_of(path: &Path) -> Result<String, String> {
-    let size = fs::metadata(path).map_err(|error| format!("{path:?}: {error}"))?;
-    if !size.is_file() || size.len() > MAX_LIBRARY_BYTES {
-        return Err(format!("{path:?} is not a library file"));
-    }
-    let file = fs::read(path).map_err(|error| format!("{path:?} cannot be read: {error}"))?;
-    if find(&file, b"OrtGetApiBase").is_none() {
-        return Err(format!("{path:?} is not ONNX Runtime (it lacks OrtGetApiBase)"));
-    }
-    const MARK: &[u8] = b"VERS_1.";
-    let Some(at) = find(&file, MARK) else { return Ok("of unknown version".to_owned()) };
-    let numbers = file.get(at + MARK.len()..).unwrap_or_default().iter().take(16).take_while(|byte| byte.is_ascii_digit() || **byte == b'.');
-    let rest: String = numbers.map(|byte| char::from(*byte)).collect();
-    let minor = rest.split('.').next().and_then(|minor| minor.parse::<u32>().ok());
-    match minor {
-        Some(minor) if minor < OLDEST_MINOR_VERSION => Err(format!("{path:?} has version 1.{rest}, which is too old")),
-        _ => Ok(format!("1.{rest}")),
-    }
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    // Faster than comparing windows: most bytes are not the first of the needle.
-    let (first, _) = needle.split_first()?;
-    let mut from = 0;
-    loop {
-        let at = from + haystack.get(from..)?.iter().position(|byte| byte == first)?;
-        if haystack.get(at..)?.starts_with(needle) {
-            return Some(at);
-        }
-        from = at + 1;
-    }
-}
-
-/// Lets the system's linker open the library, which finds out what reading it cannot: another platform, missing libraries.
-fn link(path: &Path) -> Result<(), String> {
-    ort::util::preload_dylib(path.as_os_str()).map_err(|error| format!("{path:?} does not open: {error}"))
-}
-
-/// Hands the library to `ort`, on a thread of its own: should it hang or panic after all, only that thread is lost.
-fn start(path: &Path) -> Result<(), String> {
-    let (sender, receiver) = sync_channel(1);
-    let library = path.to_owned();
-    let begin = move || {
-        let started = ort::init_from(&library).map_err(|error| error.to_string()).and_then(|builder| {
-            builder.with_name("wasm-worker").with_telemetry(false).with_logger(Arc::new(log)).commit();
-            let environment = ort::environment::Environment::current().map_err(|error| error.to_string())?;
-            environment.set_log_level(LogLevel::Warning);
-            Ok(())
-        });
-        // Nobody waits any more after a time-out.
-        let _ = sender.send(started);
-    };
-    thread::Builder::new().name("onnxruntime-start".to_owned()).spawn(begin).map_err(|error| format!("no thread: {error}"))?;
-    match receiver.recv_timeout(START_TIMEOUT) {
-        Ok(started) => started.map_err(|error| format!("{path:?} does not start: {error}")),
-        Err(RecvTimeoutError::Timeout) => Err(format!("{path:?} does not start within {START_TIMEOUT:?}")),
-        Err(RecvTimeoutError::Disconnected) => Err(format!("{path:?} does not start (it panicked)")),
-    }
-}
-
-/// The library's own messages, which may quote a model.
-fn log(level: LogLevel, category: &str, _id: &str, _location: &str, message: &str) {
-    let message = shortened(message);
-    match level {
-        LogLevel::Fatal | LogLevel::Error => tracing::error!(target: "onnxruntime", category, message = ?message),
-        LogLevel::Warning => tracing::warn!(target: "onnxruntime", category, message = ?message),
-        LogLevel::Info | LogLevel::Verbose => tracing::trace!(target: "onnxruntime", category, message = ?message),
     }
 }
 
@@ -172,13 +90,7 @@ impl Backend for OnnxRuntimeBackend {
         let sessions = Sessions { idle: vec![first], open: 1 };
         // The file is only kept for sessions that are still to come.
         let opener = (most > 1).then_some(opener);
-        Ok(Box::new(OrtModel {
-            graph: Arc::clone(graph),
-            opener,
-            most,
-            sessions: Mutex::new(sessions),
-            returned: Condvar::new(),
-        }))
+        Ok(Box::new(OrtModel { graph: Arc::clone(graph), opener, most, sessions: Mutex::new(sessions), returned: Condvar::new() }))
     }
 }
 
@@ -266,7 +178,8 @@ impl Drop for Lease<'_> {
 impl Session for OrtModel {
     fn run(&self, inputs: &[Tensor], max_output_bytes: usize, stop: &Stop) -> Result<Vec<Tensor>, InferenceError> {
         let values = self.graph.inputs.iter().zip(inputs).map(|(port, tensor)| Ok((port.name.as_str(), value(port, tensor)?)));
-        let values = values.collect::<ort::Result<Vec<_>>>().map_err(|error| InferenceError::InvalidArgument(text("refuses an input", &error)))?;
+        let values =
+            values.collect::<ort::Result<Vec<_>>>().map_err(|error| InferenceError::InvalidArgument(text("refuses an input", &error)))?;
         let options = Arc::new(RunOptions::new().map_err(|error| failed(&error))?);
         let mut lease = self.lease()?;
         let Some(session) = lease.session.as_mut() else {
@@ -321,9 +234,7 @@ fn value<'a>(port: &Port, tensor: &'a Tensor) -> ort::Result<SessionInputValue<'
 fn typed<'a, T: PrimitiveTensorElementType + Pod + Debug>(tensor: &'a Tensor) -> ort::Result<SessionInputValue<'a>> {
     let elements = tensor.elements::<T>().map_err(ort::Error::wrap)?;
     match elements {
-        std::borrow::Cow::Borrowed(elements) if !elements.is_empty() => {
-            Ok(TensorRef::from_array_view((shape(tensor), elements))?.into())
-        }
+        Cow::Borrowed(elements) if !elements.is_empty() => Ok(TensorRef::from_array_view((shape(tensor), elements))?.into()),
         elements => owned(tensor, elements.into_owned()),
     }
 }
@@ -400,27 +311,11 @@ mod tests {
             assert!(text.contains(expected) && text.contains(path.to_str().unwrap()), "{expected}: {text}");
             assert!(text.contains("inference.onnxruntime") && text.contains("--backend rten"), "{text}");
         }
-        // Looks right, but is none: the linker's word. Asked by itself, for other tests may have opened the real one.
-        let broken = file("broken.so", b"\x7fELF OrtGetApiBase VERS_1.31.1\0");
-        assert_eq!(version_of(&broken).as_deref(), Ok("1.31.1"));
-        for path in [broken, std::env::current_exe().unwrap()] {
-            assert!(link(&path).unwrap_err().contains("does not open"));
-        }
         let opened = OnnxRuntimeBackend::open(&conformance::library()).unwrap();
         assert!(opened.version().starts_with("1."), "{}", opened.version());
         assert_eq!(OnnxRuntimeBackend::open(&conformance::library()).unwrap().path(), opened.path());
         let copy = file("copy.so", &fs::read(opened.path()).unwrap());
         let error = OnnxRuntimeBackend::open(&copy).unwrap_err();
         assert!(error.to_string().contains("which this process uses"), "{error}");
-    }
-
-    #[test]
-    fn a_version_is_read_from_the_file() {
-        let path = conformance::library();
-        let minor = version_of(&path).unwrap().split('.').nth(1).unwrap().parse::<u32>().unwrap();
-        assert!(minor >= OLDEST_MINOR_VERSION);
-        assert_eq!(find(b"aab", b"ab"), Some(1));
-        assert_eq!(find(b"aa", b"ab"), None);
-        assert_eq!(find(b"", b"ab"), None);
     }
 }

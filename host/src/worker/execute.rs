@@ -1,0 +1,297 @@
+//! The way of one task, from a claim to its end. [`execute`] reads top to bottom; `ARCHITECTURE.md` numbers the steps.
+
+use super::Worker;
+use super::step::StepSpec;
+use crate::guest::{Guest, GuestFault, Scope, StopReason};
+use crate::object_store::ObjectError;
+use crate::task::children::{self, Children, Parent};
+use crate::task::hooks::{FanOut, HookError, Payload, TaskError, Work};
+use crate::task::id::sha256;
+use crate::task::limits::cut;
+use crate::task::outcome::{Disposition, Fault, dispose};
+use crate::task::outputs::{self, INLINE_OUTPUT, METRICS_NAME, Manifest, ManifestEntry, Place, RunIdentity};
+use crate::task::state::TaskState;
+use crate::task::uri::Uri;
+use crate::task_store::{Applied, Claimed, Commit, Settlement, StoreError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+/// One claim being run.
+struct Run {
+    step: StepSpec,
+    claimed: Claimed,
+    work: Arc<Work>,
+    scope: Arc<Scope>,
+    prefix: Uri,
+}
+
+/// What the two hooks answered.
+struct Answer {
+    outcome: Option<String>,
+    payload: Option<Payload>,
+    metrics: Option<String>,
+    fan_out: FanOut,
+}
+
+/// Runs one claimed task to its end, and returns the state it is left in. `sent`: when the claim was sent.
+/// A claim stands for steps 1 and 3 of a message: rows of the table are decoded and leased already.
+pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instant) -> TaskState {
+    let lease = claimed.lease.clone();
+    let ran = match open(worker, claimed) {
+        Err((claimed, fault)) => Err((claimed, String::new(), fault)),
+        Ok(run) => {
+            let held = worker.heartbeats.hold(lease.clone(), Arc::clone(&run.scope), sent);
+            let answered = answer(worker, &run).await;
+            drop(held);
+            match answered {
+                Ok((answer, children)) => commit(worker, &run, answer, children).await.map(|manifest| (run, manifest)),
+                Err(fault) => Err((run.claimed, run.scope.take_log(), fault)),
+            }
+        }
+    };
+    match ran {
+        Ok((run, manifest)) => {
+            let state = super::finalise::finish(worker, &run.claimed.lease.key, &run.prefix, &manifest).await;
+            tell(&run.claimed, state, None, Some(run.scope.started().elapsed()));
+            state
+        }
+        Err((claimed, log, fault)) => settle(worker, claimed, log, fault).await,
+    }
+}
+
+/// Steps 1, 2, 4 and 5: validate, instance, process, publish-next; and the plan of the children.
+async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), Fault> {
+    let violations = run.step.check(&run.claimed.message);
+    if !violations.is_empty() {
+        return Err(Fault::Broken(TaskError::invalid(violations)));
+    }
+    if run.claimed.cancelled {
+        return Err(Fault::Cancelled);
+    }
+    let guest = instance(worker, run).await?;
+    let answer = hooks(worker, run, guest).await?;
+    let children = plan(run, &answer)?;
+    Ok((answer, children))
+}
+
+fn open(worker: &Worker, claimed: Claimed) -> Result<Run, (Claimed, Fault)> {
+    let Some(step) = worker.steps.get(&claimed.step).cloned() else {
+        let error = TaskError::new("unknown-step", format!("this worker has no step '{}'", claimed.step));
+        return Err((claimed, Fault::Host(error)));
+    };
+    let prefix = match Uri::parse(&claimed.output_prefix) {
+        Ok(prefix) => prefix,
+        Err(e) => return Err((claimed, Fault::Broken(TaskError::new("bad-prefix", e)))),
+    };
+    let work = Arc::new(step.work(&claimed));
+    let grants = step.grants(&claimed);
+    let scope = Scope::new(worker.services.clone(), claimed.lease.clone(), step.limits.clone(), prefix.clone(), grants, &work);
+    Ok(Run { step, claimed, work, scope, prefix })
+}
+
+async fn instance(worker: &Worker, run: &Run) -> Result<Box<dyn Guest>, Fault> {
+    let made = tokio::select! {
+        made = worker.guests.instance(&run.step.name) => made,
+        () = run.scope.stopped() => Err(GuestFault::Stopped),
+    };
+    match made {
+        Ok(guest) => {
+            worker.wake(&run.step.name);
+            Ok(guest)
+        }
+        Err(fault) => {
+            if !matches!(fault, GuestFault::Stopped) {
+                worker.rest(&run.step.name);
+            }
+            Err(fault_of(fault, &run.scope))
+        }
+    }
+}
+
+/// Steps 4 and 5, where guests run. A stopped run is left at once; its guest is not used again.
+async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answer, Fault> {
+    let (tell, told) = oneshot::channel();
+    let (work, scope) = (Arc::clone(&run.work), Arc::clone(&run.scope));
+    let phase = async move {
+        let _ = tell.send(call(guest, &work, &scope).await);
+    };
+    tokio::select! {
+        biased;
+        () = worker.guests.enter(Box::pin(phase)) => {}
+        () = run.scope.stopped() => return Err(fault_of(GuestFault::Stopped, &run.scope)),
+    }
+    let Ok((guest, called)) = told.await else {
+        return Err(Fault::Host(TaskError::new("host", "the guest's run was cut short by a failure of the host")));
+    };
+    if guest.is_reusable() {
+        worker.guests.give_back(&run.step.name, guest);
+    }
+    if run.scope.check().is_err() {
+        return Err(fault_of(GuestFault::Stopped, &run.scope));
+    }
+    if run.scope.is_cancel_requested() {
+        return Err(Fault::Cancelled);
+    }
+    called.map_err(|fault| fault_of(fault, &run.scope))
+}
+
+async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -> (Box<dyn Guest>, Result<Answer, GuestFault>) {
+    let output = match guest.process(work, scope).await {
+        Ok(output) => output,
+        Err(fault) => return (guest, Err(fault)),
+    };
+    scope.forbid_writes();
+    let (outcome, payload, metrics) = (output.outcome.clone(), output.payload.clone(), output.metrics.clone());
+    let fan_out = guest.publish_next(work, output, scope).await;
+    (guest, fan_out.map(|fan_out| Answer { outcome, payload, metrics, fan_out }))
+}
+
+fn fault_of(fault: GuestFault, scope: &Scope) -> Fault {
+    match fault {
+        GuestFault::Hook(HookError::Cancelled) if scope.is_cancel_requested() => Fault::Cancelled,
+        GuestFault::Hook(error) => Fault::Hook(error),
+        GuestFault::Guest(error) => Fault::Guest(error),
+        GuestFault::Host(error) => Fault::Host(error),
+        GuestFault::Stopped => match scope.stop_reason() {
+            Some(StopReason::Cancelled) => Fault::Cancelled,
+            Some(StopReason::Drained) => Fault::Drained,
+            Some(StopReason::LeaseLost) | None => Fault::LeaseLost,
+        },
+    }
+}
+
+/// From the guest's answer to the tasks that will exist.
+fn plan(run: &Run, answer: &Answer) -> Result<Children, Fault> {
+    let claimed = &run.claimed;
+    let job_prefix = Uri::parse(&claimed.job_prefix).map_err(|e| Fault::Broken(TaskError::new("bad-prefix", e)))?;
+    let parent = Parent {
+        tenant: &claimed.lease.key.tenant,
+        message: &claimed.message,
+        step: &claimed.step,
+        priority: claimed.priority,
+        outcome: answer.outcome.as_deref(),
+        job_prefix: &job_prefix,
+    };
+    children::plan(&parent, &answer.fan_out, &run.step.routes, &run.step.limits, &|uri| run.scope.grants_read(uri)).map_err(Fault::Broken)
+}
+
+/// Steps 6 and 7: stage what is large, then fix the result. From here on the guest does not run again for this task.
+async fn commit(worker: &Worker, run: &Run, answer: Answer, children: Children) -> Result<Manifest, (Claimed, String, Fault)> {
+    let refuse = |fault: Fault| (run.claimed.clone(), run.scope.take_log(), fault);
+    let manifest = stage(worker, run, &answer).await.map_err(refuse)?;
+    let commit = Commit {
+        lease: run.claimed.lease.clone(),
+        manifest: manifest.clone(),
+        children,
+        outcome: answer.outcome,
+        figures: run.scope.figures(run.claimed.queue_wait),
+        log: run.scope.take_log(),
+    };
+    let mut wait = Duration::from_millis(20);
+    loop {
+        match worker.services.tasks.commit(commit.clone()).await {
+            Ok(Applied::Yes) => return Ok(manifest),
+            Ok(Applied::Lost) => return Err(refuse(Fault::LeaseLost)),
+            // The answer may be lost and the commit not: asking again reads it back.
+            Err(StoreError::Unavailable(error)) if !run.scope.has_lapsed() => {
+                tracing::warn!(error, task_id = run.work.task_id, "commit has no known outcome; asking again");
+                sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(2));
+            }
+            Err(StoreError::Unavailable(_)) => return Err(refuse(Fault::LeaseLost)),
+            Err(error) => return Err(refuse(Fault::Host(TaskError::new("store", error.to_string())))),
+        }
+    }
+}
+
+/// The manifest: what the guest wrote, what it returned, and `metrics.json` last. Small bytes ride inside it.
+async fn stage(worker: &Worker, run: &Run, answer: &Answer) -> Result<Manifest, Fault> {
+    let mut entries = run.scope.take_outputs();
+    if let Some(payload) = &answer.payload {
+        entries.push(stage_result(worker, run, payload).await?);
+    }
+    let guest = match &answer.metrics {
+        Some(text) => Some(serde_json::from_str(text).map_err(|e| Fault::Guest(TaskError::new("bad-answer", format!("metrics: {e}"))))?),
+        None => None,
+    };
+    if !entries.is_empty() || guest.is_some() {
+        let release = worker.guests.release(&run.step.name);
+        let who = RunIdentity {
+            job_id: &run.work.job_id,
+            task_id: &run.work.task_id,
+            step: &run.work.step,
+            release: &release,
+            attempt: run.work.attempt,
+            payload_hash: &run.claimed.payload_hash,
+        };
+        let rendered = outputs::render_metrics(&who, &run.scope.figures(run.claimed.queue_wait), guest.as_ref());
+        entries.push(ManifestEntry::inline(METRICS_NAME, "application/json", rendered));
+    }
+    Ok(Manifest { folder: run.scope.attempt_folder(), entries })
+}
+
+async fn stage_result(worker: &Worker, run: &Run, payload: &Payload) -> Result<ManifestEntry, Fault> {
+    let (content_type, bytes) = match payload {
+        Payload::Json(text) => ("application/json", text.clone().into_bytes()),
+        Payload::Body { content_type, bytes } => (content_type.as_str(), bytes.clone()),
+    };
+    let name = format!("result.{}", outputs::extension_of(content_type));
+    let content_type = cut(content_type, 255);
+    if bytes.len() <= INLINE_OUTPUT {
+        return Ok(ManifestEntry::inline(name, content_type, bytes));
+    }
+    let broken = |e: String| Fault::Broken(TaskError::new("bad-prefix", e));
+    let at = run.prefix.join(&format!("{}result", run.scope.attempt_folder())).map_err(broken)?;
+    worker.services.objects.put(&at, &bytes).await.map_err(|e| storage_fault(&e))?;
+    Ok(ManifestEntry { name, content_type, size: bytes.len() as u64, sha256: sha256(&bytes), place: Place::Staged("result".into()) })
+}
+
+fn storage_fault(error: &ObjectError) -> Fault {
+    Fault::Host(TaskError::new("storage", error.to_string()))
+}
+
+/// The end of a run that reached no commit: decide, write it down, and let others go on.
+async fn settle(worker: &Worker, claimed: Claimed, log: String, fault: Fault) -> TaskState {
+    let settings = &worker.settings;
+    let disposition = dispose(fault, claimed.counters, &settings.retry, fastrand::f64(), settings.patient);
+    let (how, state, error) = match disposition {
+        Disposition::Leave => {
+            tell(&claimed, TaskState::Processing, None, None);
+            return TaskState::Processing;
+        }
+        Disposition::Retry { after, error } => (Settlement::Retry(after, error.clone()), TaskState::Queued, Some(error)),
+        Disposition::HandBack { after, error } => (Settlement::HandBack(after, error.clone()), TaskState::Queued, Some(error)),
+        Disposition::GiveBack => (Settlement::GiveBack, TaskState::Queued, None),
+        Disposition::Dead(error) => (Settlement::Dead(error.clone()), TaskState::Dead, Some(error)),
+        Disposition::Cancelled => (Settlement::Cancelled, TaskState::Cancelled, None),
+    };
+    // If the store stays away, the lease lapses and the task is found by the next claim.
+    for wait in [50, 200, 1000, 0] {
+        match worker.services.tasks.settle(claimed.lease.clone(), how.clone(), log.clone()).await {
+            Ok(Applied::Yes) => break,
+            Ok(Applied::Lost) => return TaskState::Processing,
+            Err(error) => {
+                tracing::warn!(%error, task_id = claimed.message.task_id, "the end of a run could not be stored");
+                sleep(Duration::from_millis(wait)).await;
+            }
+        }
+    }
+    tell(&claimed, state, error.as_ref(), None);
+    state
+}
+
+/// One log line per run.
+fn tell(claimed: &Claimed, state: TaskState, error: Option<&TaskError>, took: Option<Duration>) {
+    let key = &claimed.lease.key;
+    let latency_ms = took.map(|t| t.as_millis() as u64);
+    let attempt = claimed.counters.attempts + 1;
+    let (job_id, task_id, step, tenant, epoch) = (&claimed.message.job_id, &key.task_id, &claimed.step, &key.tenant, claimed.lease.epoch);
+    match error {
+        Some(error) => {
+            tracing::warn!(job_id, task_id, step, tenant, attempt, epoch, state = %state, code = error.code, error = error.message, "task failed");
+        }
+        None => tracing::info!(job_id, task_id, step, tenant, attempt, epoch, state = %state, latency_ms, "task ran"),
+    }
+}

@@ -1,0 +1,96 @@
+//! The worker: takes due tasks, runs each through [`execute`], keeps their leases alive, sweeps up after crashes, and drains.
+//!
+//! It knows guests, stores and objects by their ports only, so that all of it runs with a scripted guest and a paused clock.
+
+mod execute;
+mod finalise;
+mod heartbeat;
+mod run;
+mod step;
+mod sweep;
+
+pub use run::{Summary, Until};
+pub use step::StepSpec;
+
+use crate::guest::{Guests, Services};
+use crate::task::retry::RetryPolicy;
+use heartbeat::Heartbeats;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What a worker is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The pipeline it serves.
+    pub pipeline: String,
+    /// Its name, for people: shown with every claim.
+    pub name: String,
+    /// Tasks at once.
+    pub concurrency: u32,
+    /// Length of a lease.
+    pub lease: Duration,
+    /// How long running tasks may go on once it is asked to stop.
+    pub grace: Duration,
+    /// Backoff of failed tasks.
+    pub retry: RetryPolicy,
+    /// False in a one-job run: a fault of the host fails the task at once.
+    pub patient: bool,
+    /// Only tasks of this job.
+    pub job_id: Option<String>,
+}
+
+/// See the head of this file.
+pub struct Worker {
+    settings: Settings,
+    services: Services,
+    guests: Arc<dyn Guests>,
+    steps: HashMap<String, StepSpec>,
+    order: Vec<String>,
+    heartbeats: Heartbeats,
+    resting: Mutex<HashMap<String, Resting>>,
+}
+
+/// A step whose guest could not be set up: no tasks are taken for it until the wait is over.
+#[derive(Debug, Clone, Copy)]
+struct Resting {
+    failures: u32,
+    until: Instant,
+}
+
+impl Worker {
+    /// A worker over the given ports. `steps` in the order in which they are first served.
+    pub fn new(settings: Settings, services: Services, guests: Arc<dyn Guests>, steps: Vec<StepSpec>) -> Arc<Self> {
+        let order = steps.iter().map(|s| s.name.clone()).collect();
+        Arc::new(Self {
+            heartbeats: Heartbeats::new(settings.lease),
+            settings,
+            services,
+            guests,
+            steps: steps.into_iter().map(|s| (s.name.clone(), s)).collect(),
+            order,
+            resting: Mutex::default(),
+        })
+    }
+
+    /// Notes that a step's guest could not be set up.
+    fn rest(&self, step: &str) {
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = resting.get(step).map_or(1, |r| r.failures + 1);
+        // Half jitter: two workers do not try in step, and neither tries at once.
+        let wait = self.settings.retry.wait(failures, 0.5 + fastrand::f64() / 2.0);
+        resting.insert(step.to_owned(), Resting { failures, until: Instant::now() + wait });
+    }
+
+    /// Notes that a step's guest is well.
+    fn wake(&self, step: &str) {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).remove(step);
+    }
+
+    /// Until when a step rests, if it does.
+    fn rests_until(&self, step: &str) -> Option<Instant> {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.get(step).map(|r| r.until).filter(|until| *until > Instant::now())
+    }
+}

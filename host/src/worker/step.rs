@@ -1,0 +1,88 @@
+//! What the worker knows of a step: routes, bounds, grants and the shape of its parameters.
+
+use crate::guest::Grants;
+use crate::task::children::Routes;
+use crate::task::hooks::Work;
+use crate::task::limits::Limits;
+use crate::task::message::Message;
+use crate::task::pointer::Violation;
+use crate::task::schema::ParamsSchema;
+use crate::task::uri::Uri;
+use crate::task_store::Claimed;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One step as the worker runs it.
+#[derive(Debug, Clone)]
+pub struct StepSpec {
+    /// Its name.
+    pub name: String,
+    /// Tasks of it at once; none: only the worker's own bound.
+    pub concurrency: Option<u32>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Where its children go.
+    pub routes: Arc<Routes>,
+    /// What it may read besides the task's own.
+    pub read: Vec<Uri>,
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, String>,
+    /// Functions it may be asked for; empty: only none.
+    pub functions: BTreeSet<String>,
+    /// The shape of `params`, where the guest describes it.
+    pub params: Option<Arc<ParamsSchema>>,
+}
+
+impl StepSpec {
+    /// Whether the message fits the step; all violations.
+    pub fn check(&self, message: &Message) -> Vec<Violation> {
+        let mut faults = match &self.params {
+            Some(schema) => schema.check(&Value::Object(message.params.clone())),
+            None => Vec::new(),
+        };
+        if let Some(function) = &message.function
+            && !self.functions.contains(function)
+        {
+            let known: Vec<&str> = self.functions.iter().map(String::as_str).collect();
+            faults.push(Violation::at(
+                "/function",
+                format!("'{function}' is no function of step '{}' (it has: {})", self.name, known.join(", ")),
+            ));
+        }
+        faults
+    }
+
+    /// What one claim of one task may touch.
+    pub(super) fn grants(&self, claimed: &Claimed) -> Grants {
+        let input = claimed.message.input_uri.as_deref().and_then(|text| Uri::parse(text).ok());
+        Grants {
+            read: self.read.iter().cloned().chain(input).collect(),
+            secrets: self.secrets.clone(),
+            reserved: if claimed.is_root { self.routes.steps.clone() } else { BTreeSet::new() },
+        }
+    }
+
+    /// The task as the hooks see it.
+    pub(super) fn work(&self, claimed: &Claimed) -> Work {
+        let message = &claimed.message;
+        Work {
+            tenant: claimed.lease.key.tenant.clone(),
+            job_id: message.job_id.clone(),
+            task_id: message.task_id.clone(),
+            step: claimed.step.clone(),
+            function: message.function.clone(),
+            input_uri: message.input_uri.clone(),
+            input: message.payload(),
+            input_count: claimed.input_count,
+            output_prefix: claimed.output_prefix.clone(),
+            params: Value::Object(message.params.clone()).to_string(),
+            priority: claimed.priority,
+            attempt: claimed.counters.attempts + 1,
+            max_attempts: claimed.counters.max_attempts,
+            deadline_ms: self.limits.wall.as_millis() as u64,
+            traceparent: message.traceparent.clone(),
+            metadata: message.metadata.clone(),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Benchmarks: builds what they need and starts them. The measuring itself stands in `tests/benches/`.
+
+use crate::{guests, models, shell};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What a call across the boundary costs.
+pub fn boundary() -> Result<(), String> {
+    guests::guests()?;
+    shell::run(shell::cargo().args([
+        "bench",
+        "--quiet",
+        "--profile",
+        "release",
+        "--package",
+        "wasm-worker-tests",
+        "--bench",
+        "bench",
+        "--",
+        "boundary",
+    ]))
+}
+
+/// The OCR pipeline beside the Python original, on the reference picture or, where it is absent, the one drawn here.
+pub fn ocr() -> Result<(), String> {
+    guests::guests()?;
+    let fetched = models::models()?;
+    let root = shell::root();
+    let folder = std::env::var_os("OCR_REFERENCE_DIR").map_or_else(|| root.join("../shared/data/ocr"), PathBuf::from);
+    let mut picture = folder.join("en.jpg");
+    if !picture.is_file() {
+        eprintln!("{} is absent: measuring on the picture drawn here", picture.display());
+        picture = crate::picture::draw_to(&root.join("out/bench/picture.png").to_string_lossy())?;
+    }
+    let python = peer()?;
+    let mut bench = shell::cargo();
+    bench.args(["bench", "--quiet", "--profile", "release", "--package", "wasm-worker-tests", "--bench", "bench", "--", "ocr"]);
+    bench.arg(std::path::absolute(picture).map_err(|e| e.to_string())?).arg(python).arg(fetched.onnxruntime);
+    shell::run(&mut bench)
+}
+
+/// A Python environment with the original pipeline, made once.
+fn peer() -> Result<PathBuf, String> {
+    let venv = shell::target().join("bench-python");
+    let python = venv.join("bin/python");
+    let ready = Command::new(&python).args(["-c", "import rapidocr_onnxruntime"]).output().is_ok_and(|o| o.status.success());
+    if !ready {
+        eprintln!("installing the Python original into {}", venv.display());
+        shell::run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        let packages = ["rapidocr-onnxruntime==1.4.4", "onnxruntime==1.31.1", "opencv-python-headless<5"];
+        shell::run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
+        // The package asks for the OpenCV build with windows, which needs system libraries; the other one serves as well.
+        let _ = Command::new(&python).args(["-m", "pip", "uninstall", "--quiet", "--yes", "opencv-python"]).status();
+        shell::run(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--force-reinstall",
+            "--no-deps",
+            "opencv-python-headless<5",
+        ]))?;
+    }
+    Ok(python)
+}
