@@ -1,17 +1,11 @@
-//! Cutting a text line out of a page: a perspective warp that makes its box upright, by bicubic interpolation with OpenCV's
-//! rounding (positions to 1/32 pixel, weights to 1/32768, the page's edge repeated outwards).
-
-use std::sync::LazyLock;
+//! Cutting a text line out of a page: a perspective warp that makes its box upright, by bicubic interpolation as OpenCV 5
+//! computes it (weights in single precision at the exact position, the page's edge repeated outwards).
 
 use crate::picture::CHANNELS;
 use crate::{Picture, Quad};
 
 /// A cut this many times higher than wide is taken for text that runs upwards or downwards.
 const TALL: f64 = 1.5;
-/// Positions between two pixels.
-const STEPS: usize = 32;
-/// Weights of one position add up to this.
-const ONE: i32 = 1 << 15;
 /// The free parameter of the cubic kernel.
 const SHARPNESS: f32 = -0.75;
 
@@ -56,68 +50,45 @@ fn warp(page: &Picture, transform: &[f64; 9], cut: &mut Picture) {
         for (column, pixel) in target.chunks_exact_mut(CHANNELS).enumerate() {
             let u = column as f64;
             let weight = wx * u + start[2];
-            let scale = if weight == 0.0 { 0.0 } else { STEPS as f64 / weight };
-            let x = ((xx * u + start[0]) * scale).round_ties_even() as i32;
-            let y = ((yx * u + start[1]) * scale).round_ties_even() as i32;
-            sample(page, x, y, pixel);
+            let scale = if weight == 0.0 { 0.0 } else { 1.0 / weight };
+            sample(page, (xx * u + start[0]) * scale, (yx * u + start[1]) * scale, pixel);
         }
     }
 }
 
-/// The page's colour at `x`, `y`, both in 1/32 pixel.
-fn sample(page: &Picture, x: i32, y: i32, pixel: &mut [u8]) {
-    let steps = STEPS as i32;
-    let (across, down) = (x.rem_euclid(steps) as usize, y.rem_euclid(steps) as usize);
-    let (left, top) = (i64::from(x.div_euclid(steps)), i64::from(y.div_euclid(steps)));
-    let inside = |at: i64, side: usize| at.clamp(0, side as i64 - 1) as usize;
-    if across == 0 && down == 0 {
-        let at = inside(left, page.width()) * CHANNELS;
-        pixel.copy_from_slice(&page.row(inside(top, page.height()))[at..at + CHANNELS]);
+/// The page's colour at `x`, `y`.
+fn sample(page: &Picture, x: f64, y: f64, pixel: &mut [u8]) {
+    let (left, top) = (x.floor(), y.floor());
+    let (across, down) = ((x - left) as f32, (y - top) as f32);
+    let inside = |at: f64, step: i64, side: usize| (at as i64).saturating_add(step).clamp(0, side as i64 - 1) as usize;
+    if across == 0.0 && down == 0.0 {
+        let at = inside(left, 0, page.width()) * CHANNELS;
+        pixel.copy_from_slice(&page.row(inside(top, 0, page.height()))[at..at + CHANNELS]);
         return;
     }
-    let columns = [-1, 0, 1, 2].map(|step| inside(left + step, page.width()) * CHANNELS);
-    let mut sums = [0i32; CHANNELS];
-    for (step, weights) in KERNELS[down * STEPS + across].iter().enumerate() {
-        let row = page.row(inside(top + step as i64 - 1, page.height()));
+    let columns = [-1, 0, 1, 2].map(|step| inside(left, step, page.width()) * CHANNELS);
+    let weights = cubic(across);
+    let mut sums = [0.0f32; CHANNELS];
+    for (step, share) in [-1, 0, 1, 2].into_iter().zip(cubic(down)) {
+        let row = page.row(inside(top, step, page.height()));
         for (column, weight) in columns.iter().zip(weights) {
             let colour = &row[*column..*column + CHANNELS];
             for (sum, value) in sums.iter_mut().zip(colour) {
-                *sum += i32::from(*value) * weight;
+                *sum += f32::from(*value) * (weight * share);
             }
         }
     }
     for (target, sum) in pixel.iter_mut().zip(sums) {
-        *target = ((sum + ONE / 2) >> 15).clamp(0, 255) as u8;
+        *target = sum.round_ties_even() as u8;
     }
 }
 
-/// 4 x 4 whole-number weights for each of the 32 x 32 positions within a pixel, made once: 64 KiB.
-static KERNELS: LazyLock<Vec<[[i32; 4]; 4]>> = LazyLock::new(|| {
-    let lines: Vec<[f32; 4]> = (0..STEPS).map(|step| cubic(step as f32 / STEPS as f32)).collect();
-    lines.iter().flat_map(|down| lines.iter().map(move |across| kernel(*down, *across))).collect()
-});
-
-/// Weights of the four pixels around a position `t` behind the second one.
+/// Weights of the four pixels around a position `t` behind the second one, 0 to 1.
 fn cubic(t: f32) -> [f32; 4] {
     let near = |d: f32| ((SHARPNESS + 2.0) * d - (SHARPNESS + 3.0)) * d * d + 1.0;
     let far = |d: f32| ((SHARPNESS * d - 5.0 * SHARPNESS) * d + 8.0 * SHARPNESS) * d - 4.0 * SHARPNESS;
     let first = [far(t + 1.0), near(t), near(1.0 - t)];
     [first[0], first[1], first[2], 1.0 - first[0] - first[1] - first[2]]
-}
-
-/// Weights rounded; what rounding lost or won goes to the largest or smallest of the four behind the middle.
-fn kernel(down: [f32; 4], across: [f32; 4]) -> [[i32; 4]; 4] {
-    let mut weights = down.map(|d| across.map(|a| (d * a * ONE as f32).round_ties_even() as i32));
-    let missing = ONE - weights.iter().flatten().sum::<i32>();
-    let mut chosen = (2, 2);
-    for at in [(2, 2), (2, 3), (3, 2), (3, 3)] {
-        let (weight, best) = (weights[at.0][at.1], weights[chosen.0][chosen.1]);
-        if (missing > 0 && weight > best) || (missing < 0 && weight < best) {
-            chosen = at;
-        }
-    }
-    weights[chosen.0][chosen.1] += missing;
-    weights
 }
 
 #[cfg(test)]
@@ -161,7 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn every_kernel_adds_up() {
-        assert!(KERNELS.iter().all(|k| k.iter().flatten().sum::<i32>() == ONE));
+    fn half_a_pixel_overshoots_as_the_kernel_does() {
+        let mut step = Picture::black(9, 1);
+        step.rgb_mut()[12..15].fill(255);
+        let mut seen = [0; CHANNELS];
+        for (x, expected) in [(3.0, 0), (3.5, 151), (3.7, 212), (4.0, 255), (4.3, 212), (5.5, 0)] {
+            sample(&step, x, 0.0, &mut seen);
+            assert_eq!(seen, [expected; CHANNELS], "{x}");
+        }
     }
 }
