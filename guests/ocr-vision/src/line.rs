@@ -45,19 +45,19 @@ pub fn batch_widths(sizes: &[(usize, usize)]) -> Vec<usize> {
     widths
 }
 
-/// The recognition model's input: `[1, 3, 48, width]`, the line at height 48 on the left, zeros behind it. A width outside
+/// The recognition model's input: `[1, 3, 48, width]` floats as bytes, the line at height 48 on the left, zeros behind it. A width outside
 /// `MIN_LINE_WIDTH` to `MAX_LINE_WIDTH` is brought inside; the one used is returned.
-pub fn line_input(line: &Picture, width: usize) -> (usize, Vec<f32>) {
+pub fn line_input(line: &Picture, width: usize) -> (usize, Vec<u8>) {
     let width = width.clamp(MIN_LINE_WIDTH, MAX_LINE_WIDTH);
     (width, padded(line, width))
 }
 
-/// The angle model's input: `[1, 3, 48, 192]`, longer lines squeezed.
-pub fn angle_input(line: &Picture) -> Vec<f32> {
+/// The angle model's input: `[1, 3, 48, 192]` floats as bytes, longer lines squeezed.
+pub fn angle_input(line: &Picture) -> Vec<u8> {
     padded(line, ANGLE_WIDTH)
 }
 
-fn padded(line: &Picture, width: usize) -> Vec<f32> {
+fn padded(line: &Picture, width: usize) -> Vec<u8> {
     let own = (LINE_HEIGHT as f64 * ratio((line.width(), line.height()))).ceil();
     planes(&resize(line, (own as usize).min(width), LINE_HEIGHT), width)
 }
@@ -82,8 +82,10 @@ mod tests {
     fn the_line_stands_left_and_zeros_behind_it() {
         let white = Picture::from_rgb(20, 10, vec![255; 600]).unwrap();
         let (width, input) = line_input(&white, 0);
-        assert_eq!((width, input.len()), (320, 3 * 48 * 320));
-        assert!(input.chunks(320).all(|row| row[..96].iter().all(|v| (v - 1.0).abs() < 1e-6) && row[96..] == [0.0; 224]));
-        assert_eq!(angle_input(&white).len(), 3 * 48 * 192);
+        assert_eq!((width, input.len()), (320, 4 * 3 * 48 * 320));
+        let one = 1f32.to_le_bytes();
+        let filled = |row: &[u8]| row[..4 * 96].chunks(4).all(|v| v == one) && row[4 * 96..].iter().all(|b| *b == 0);
+        assert!(input.chunks(4 * 320).all(filled));
+        assert_eq!(angle_input(&white).len(), 4 * 3 * 48 * 192);
     }
 }
