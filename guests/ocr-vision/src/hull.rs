@@ -75,12 +75,11 @@ impl Aligned {
             return None;
         }
         let mut it = Self { along: [dx / length, dy / length], low: [f64::MAX; 2], high: [f64::MIN; 2] };
+        let [u, v] = it.along;
         for point in hull {
-            let seen = [point[0] * it.along[0] + point[1] * it.along[1], point[1] * it.along[0] - point[0] * it.along[1]];
-            for axis in 0..2 {
-                it.low[axis] = it.low[axis].min(seen[axis]);
-                it.high[axis] = it.high[axis].max(seen[axis]);
-            }
+            let seen = [point[0] * u + point[1] * v, point[1] * u - point[0] * v];
+            it.low = [it.low[0].min(seen[0]), it.low[1].min(seen[1])];
+            it.high = [it.high[0].max(seen[0]), it.high[1].max(seen[1])];
         }
         Some(it)
     }
