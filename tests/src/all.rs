@@ -1,1 +1,7 @@
-fn main() {}
+//! Every test that needs more than one room: one crate, one binary. Each file tests one promise.
+
+mod binary;
+mod floors;
+mod kill;
+mod ocr;
+mod spin;

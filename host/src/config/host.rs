@@ -53,7 +53,12 @@ pub struct Config {
     pub bucket: Uri,
     /// Bounds of every step that sets none of its own.
     pub limits: Limits,
+    /// Secrets by name, from `WASM_WORKER_SECRET_<NAME>`. A step sees those it is granted.
+    pub secrets: BTreeMap<String, String>,
 }
+
+/// A variable that starts so holds a secret; the rest of its name is the secret's.
+const SECRET: &str = "WASM_WORKER_SECRET_";
 
 /// The worker's settings.
 #[derive(Debug, Clone)]
@@ -112,7 +117,12 @@ impl Config {
         for key in ["data_dir", "inference.onnxruntime", "storage.bucket"] {
             anchor(&mut table, key, &folder);
         }
+        let mut secrets = BTreeMap::new();
         for (name, value) in &overrides.environment {
+            if let Some(secret) = name.strip_prefix(SECRET) {
+                secrets.insert(secret.to_owned(), value.clone());
+                continue;
+            }
             match ENVIRONMENT.iter().find(|(known, _)| known == name) {
                 Some((_, key)) if !value.is_empty() => set(&mut table, key, value),
                 None if name.starts_with("WASM_WORKER_") => {
@@ -127,7 +137,8 @@ impl Config {
         for (key, value) in &overrides.flags {
             set(&mut table, key, value);
         }
-        let config = read(Section::new(table, &problems), &problems);
+        let mut config = read(Section::new(table, &problems), &problems);
+        config.secrets = secrets;
         problems.finish(config)
     }
 }
@@ -190,7 +201,7 @@ fn read(mut root: Section<'_>, problems: &Problems) -> Config {
         parallel: inference.number("parallel", 1, 1024).unwrap_or(cores) as u32,
     };
     let bucket = read_bucket(root.section("storage"), &data_dir, problems);
-    Config { data_dir, tenant, log, log_json, worker, normal_durability, inference, bucket, limits }
+    Config { data_dir, tenant, log, log_json, worker, normal_durability, inference, bucket, limits, secrets: BTreeMap::new() }
 }
 
 fn read_worker(mut section: Section<'_>, cores: u64) -> WorkerConfig {

@@ -1,0 +1,257 @@
+//! The composition root: the only place that names concrete adapters and puts the rooms together.
+
+use crate::config::{Config, ConfigError, Pipeline, Step};
+use crate::guest::Services;
+use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
+use crate::object_store::{FileObjectStore, ObjectStore};
+use crate::task::children::{self, Routes};
+use crate::task::message::{Message, MessageBounds};
+use crate::task::pointer::{self, Violation};
+use crate::task::uri::Uri;
+use crate::task_store::{Durability, NewJob, SqliteTaskStore, StoreError, Submitted, TaskStore};
+use crate::worker::{Settings, StepSpec, Worker};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use uuid::Uuid;
+
+/// File name of the task store in the data directory.
+pub const DATABASE: &str = "wasm-worker.db";
+
+/// Why something could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration or the pipeline file.
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    /// The data directory.
+    #[error("data directory {path} cannot be used: {why}")]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The task store.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A guest.
+    #[error("step '{step}': {why}")]
+    Guest {
+        /// Of which step.
+        step: String,
+        /// Why.
+        why: String,
+    },
+    /// A model, or the library that runs it.
+    #[error("model '{model}': {why}")]
+    Model {
+        /// Which.
+        model: String,
+        /// Why.
+        why: InferenceError,
+    },
+    /// A submission that can never work.
+    #[error("submission {number}: {}", pointer::join(.violations))]
+    Submission {
+        /// Which, from 1.
+        number: usize,
+        /// All that is wrong with it.
+        violations: Vec<Violation>,
+    },
+    /// A secret that a step is granted and nobody has set.
+    #[error("step '{step}' is granted secret '{name}', which is not set")]
+    Secret {
+        /// Of which step.
+        step: String,
+        /// Which.
+        name: String,
+    },
+}
+
+/// One job to submit.
+#[derive(Debug, Clone, Default)]
+pub struct Submission {
+    /// The object to work on. The submitter answers for it: the job may read exactly this one.
+    pub input: Option<Uri>,
+    /// Parameters.
+    pub params: Map<String, Value>,
+    /// Where outputs go; none: below the bucket.
+    pub output: Option<Uri>,
+    /// The step; none: the pipeline's entry.
+    pub step: Option<String>,
+    /// The function of the guest.
+    pub function: Option<String>,
+    /// 0 to 9.
+    pub priority: Option<u8>,
+    /// Attempts before a task is given up.
+    pub max_attempts: Option<u32>,
+    /// Not before this long from now.
+    pub delay: Option<Duration>,
+    /// None: a new UUID (version 7, so that ids sort by time).
+    pub job_id: Option<String>,
+    /// None: the job's id.
+    pub task_id: Option<String>,
+    /// Labels.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What became of a submission.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// Its job.
+    pub job_id: String,
+    /// Its first task.
+    pub task_id: String,
+    /// Whether it is new.
+    pub submitted: Submitted,
+}
+
+/// How a worker is to work.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerOptions {
+    /// Only tasks of this job.
+    pub job_id: Option<String>,
+    /// Whether a fault of the host is waited out; false in a one-job run.
+    pub patient: bool,
+}
+
+/// The stores, opened.
+pub struct App {
+    /// The machine's configuration.
+    pub config: Config,
+    /// The task store, which is the queue as well.
+    pub tasks: Arc<dyn TaskStore>,
+    /// Objects.
+    pub objects: Arc<dyn ObjectStore>,
+}
+
+impl App {
+    /// Creates the data directory and opens the stores.
+    pub async fn open(config: Config) -> Result<Self, AppError> {
+        let refuse = |why: String| AppError::DataDir { path: config.data_dir.clone(), why };
+        std::fs::create_dir_all(&config.data_dir).map_err(|e| refuse(e.to_string()))?;
+        let durability = if config.normal_durability { Durability::Normal } else { Durability::Full };
+        let tasks = SqliteTaskStore::open(&config.data_dir.join(DATABASE), durability).await?;
+        Ok(Self { config, tasks: Arc::new(tasks), objects: Arc::new(FileObjectStore::new()) })
+    }
+
+    /// Submits jobs, all or none: nothing is stored if one of them can never work.
+    pub async fn submit(&self, pipeline: &Pipeline, submissions: Vec<Submission>) -> Result<Vec<Receipt>, AppError> {
+        let mut jobs = Vec::new();
+        for (index, submission) in submissions.into_iter().enumerate() {
+            let job = self.job_of(pipeline, submission);
+            jobs.push(job.map_err(|violations| AppError::Submission { number: index + 1, violations })?);
+        }
+        let ids: Vec<(String, String)> = jobs.iter().map(|j| (j.job_id.clone(), j.root.task_id.clone())).collect();
+        let mut receipts = Vec::new();
+        let mut jobs = jobs.into_iter().peekable();
+        let mut ids = ids.into_iter();
+        while jobs.peek().is_some() {
+            for submitted in self.tasks.submit(jobs.by_ref().take(SUBMIT_BATCH).collect()).await? {
+                let Some((job_id, task_id)) = ids.next() else { break };
+                receipts.push(Receipt { job_id, task_id, submitted });
+            }
+        }
+        Ok(receipts)
+    }
+
+    fn job_of(&self, pipeline: &Pipeline, submission: Submission) -> Result<NewJob, Vec<Violation>> {
+        let one = |pointer: &str, message: String| vec![Violation::at(pointer, message)];
+        let job_id = submission.job_id.unwrap_or_else(|| Uuid::now_v7().to_string());
+        let task_id = submission.task_id.unwrap_or_else(|| job_id.clone());
+        let tenant = self.config.tenant.clone();
+        let mut message = Message::new(&job_id, task_id, submission.params);
+        message.input_uri = submission.input.as_ref().map(|uri| uri.as_str().to_owned());
+        message.output_prefix = submission.output.as_ref().map(|uri| uri.as_prefix().as_str().to_owned());
+        message.step = submission.step.clone();
+        message.function = submission.function;
+        message.priority = submission.priority;
+        message.max_attempts = submission.max_attempts;
+        message.not_before = submission.delay.map(|delay| unix_ms(SystemTime::now() + delay));
+        message.metadata = submission.metadata;
+        // The same checks as for a message from a queue: there is one gate.
+        let message = Message::decode(message.to_json().as_bytes(), &MessageBounds::default())?;
+        let step = submission.step.unwrap_or_else(|| pipeline.entry.clone());
+        let Some(spec) = pipeline.step(&step) else {
+            let known: Vec<&str> = pipeline.steps.iter().map(|s| s.name.as_str()).collect();
+            return Err(one("/step", format!("no step '{step}' in pipeline '{}' (it has {})", pipeline.name, known.join(", "))));
+        };
+        let prefix = match submission.output {
+            Some(prefix) => prefix.as_prefix(),
+            None => self.config.bucket.join(&format!("{tenant}/jobs/{job_id}/")).map_err(|e| one("/output_prefix", e))?,
+        };
+        let max_attempts = spec.max_attempts.unwrap_or(self.config.worker.max_attempts);
+        let mut root = children::root(message, &step, max_attempts, &prefix).map_err(|e| one("", e))?;
+        root.delay_ms = submission.delay.map_or(0, |d| d.as_millis() as u64);
+        Ok(NewJob { tenant, job_id, pipeline: pipeline.name.clone(), prefix: prefix.as_str().to_owned(), root })
+    }
+
+    /// A registry of models, set up as this machine is configured.
+    pub fn models(&self) -> Arc<Models> {
+        let inference = &self.config.inference;
+        Models::new(ModelsConfig {
+            onnxruntime: inference.onnxruntime.clone(),
+            max_concurrent_runs: inference.parallel as usize,
+            parallel: inference.parallel as usize,
+            threads: inference.threads as usize,
+            ..ModelsConfig::for_cores(inference.parallel as usize)
+        })
+    }
+
+    /// The models a step may load, each loaded once to see that it can be.
+    async fn models_of(&self, models: &Arc<Models>, pipeline: &Pipeline, step: &Step) -> Result<BTreeMap<String, ModelSpec>, AppError> {
+        let mut specs = BTreeMap::new();
+        for name in &step.models {
+            let Some(decl) = pipeline.models.get(name) else { continue };
+            let written = if decl.backend == "auto" { &self.config.inference.backend } else { &decl.backend };
+            let backend = written.parse::<BackendChoice>();
+            let why = |why| AppError::Model { model: name.clone(), why };
+            let spec = ModelSpec {
+                name: name.clone(),
+                path: decl.path.clone(),
+                sha256: decl.sha256.clone(),
+                backend: backend.map_err(|e| why(InferenceError::InvalidArgument(e.to_string())))?,
+                device: Device::Cpu,
+                threads: None,
+            };
+            models.get(&spec).await.map_err(why)?;
+            specs.insert(name.clone(), spec);
+        }
+        Ok(specs)
+    }
+
+    /// What a scope may reach.
+    pub fn services(&self) -> Services {
+        Services { objects: Arc::clone(&self.objects), tasks: Arc::clone(&self.tasks) }
+    }
+
+    fn secrets_of(&self, step: &Step) -> Result<BTreeMap<String, String>, AppError> {
+        let find = |name: &String| match self.config.secrets.get(name) {
+            Some(value) => Ok((name.clone(), value.clone())),
+            None => Err(AppError::Secret { step: step.name.clone(), name: name.clone() }),
+        };
+        step.grant.secrets.iter().map(find).collect()
+    }
+}
+
+/// Most jobs stored in one transaction.
+const SUBMIT_BATCH: usize = 1000;
+
+fn unix_ms(time: SystemTime) -> i64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Where the children of a step go.
+fn routes_of(pipeline: &Pipeline, step: &Step, default_max_attempts: u32) -> Routes {
+    Routes {
+        next: step.next.clone(),
+        then: step.then.clone(),
+        transitions: step.transitions.clone(),
+        steps: pipeline.steps.iter().map(|s| s.name.clone()).collect(),
+        max_attempts: pipeline.steps.iter().filter_map(|s| Some((s.name.clone(), s.max_attempts?))).collect(),
+        default_max_attempts,
+    }
+}

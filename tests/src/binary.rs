@@ -1,0 +1,103 @@
+//! The real `wasm-worker` binary, run in a folder of its own.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The folder that holds the binaries built with this test: `target/release`.
+fn built() -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned()
+}
+
+/// A guest built by `cargo xtask guests`, by its file name.
+pub fn guest(name: &str) -> PathBuf {
+    let path = built().parent().unwrap().join("wasm32-wasip2/release").join(format!("{name}.wasm"));
+    assert!(path.is_file(), "{} is absent: `cargo xtask guests` builds it", path.display());
+    path
+}
+
+/// ONNX Runtime's library, as `cargo xtask models` fetches it.
+pub fn onnxruntime() -> PathBuf {
+    std::env::var_os("ORT_DYLIB_PATH").map_or_else(|| root().join("downloads/onnxruntime/libonnxruntime.so"), PathBuf::from)
+}
+
+/// A folder with a data directory, removed at the end.
+pub struct Place {
+    pub folder: tempfile::TempDir,
+}
+
+/// What a command printed, and how it ended.
+pub struct Printed {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Printed {
+    /// Its standard output as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("no JSON ({e}): {}\n{}", self.out, self.err))
+    }
+
+    /// Asserts success.
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+}
+
+impl From<Output> for Printed {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The binary, with this place's data directory and nothing of the machine's own settings.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let binary = built().join("wasm-worker");
+        assert!(binary.is_file(), "{} is absent: `cargo build --release --workspace` builds it", binary.display());
+        let mut command = Command::new(binary);
+        command.current_dir(self.path()).args(words).env_clear().env("ORT_DYLIB_PATH", onnxruntime());
+        command.env("WASM_WORKER_DATA_DIR", self.path().join("data")).env("WASM_WORKER_LOG", "warn");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn run(&self, words: &[&str]) -> Printed {
+        self.command(words).output().unwrap().into()
+    }
+
+    /// Starts it; its output goes to a file of that name.
+    pub fn start(&self, words: &[&str], name: &str, settings: &[(&str, &str)]) -> Child {
+        let log = std::fs::File::create(self.path().join(name)).unwrap();
+        let mut command = self.command(words);
+        command.envs(settings.iter().copied()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.spawn().unwrap()
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
