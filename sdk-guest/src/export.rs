@@ -77,7 +77,7 @@ macro_rules! export {
             const _: fn(sdk::wire::Setup) -> ::std::result::Result<(), sdk::wire::Error> = <Component as sdk::HooksExport>::load_pipeline;
 
             #[cfg(target_family = "wasm")]
-            $crate::bindings::export_component!(Component with_types_in $crate::bindings);
+    $crate::bindings::export_component!(Component with_types_in $crate::bindings);
         };
     };
 }

@@ -118,11 +118,7 @@ impl From<NextTask> for wire::NextTask {
 
 impl From<FanOut> for wire::FanOut {
     fn from(fan_out: FanOut) -> Self {
-        Self {
-            tasks: fan_out.tasks.into_iter().map(Into::into).collect(),
-            then: fan_out.then.map(Into::into),
-            extras: fan_out.extras,
-        }
+        Self { tasks: fan_out.tasks.into_iter().map(Into::into).collect(), then: fan_out.then.map(Into::into), extras: fan_out.extras }
     }
 }
 

@@ -84,7 +84,8 @@ wasm_worker_guest::export!(Scale);
 fn host() -> Host {
     let host = Host::new();
     host.model("double", |inputs| {
-        let (_, x) = inputs.iter().find(|(name, _)| name == "x").ok_or_else(|| InferenceError::new(ErrorCode::InvalidArgument, "no input x"))?;
+        let (_, x) =
+            inputs.iter().find(|(name, _)| name == "x").ok_or_else(|| InferenceError::new(ErrorCode::InvalidArgument, "no input x"))?;
         let doubled: Vec<f32> = x.as_f32()?.iter().map(|v| v * 2.0).collect();
         Ok(vec![("y".to_owned(), Tensor::f32(x.dims(), doubled)?)])
     });

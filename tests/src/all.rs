@@ -1,5 +1,6 @@
 //! Every test that needs more than one room: one crate, one binary. Each file tests one promise.
 
+mod bad_input;
 mod binary;
 mod floors;
 mod kill;

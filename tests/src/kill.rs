@@ -56,12 +56,13 @@ fn nothing_is_lost_and_nothing_happens_twice() {
     let steps = ["first", "each", "all"].map(|s| format!("[steps.{s}]\nguest = {:?}\n", probe.to_str().unwrap()));
     let pipeline = place.write("pipeline.toml", &format!("name = \"kill\"\n{}", steps.concat()));
     let pipeline = pipeline.to_str().unwrap();
-    let fan = r#"{"action": "fan_out", "count": 3, "step": "each", "then": "all", "spin_ms": 5, "write_bytes": 100000}"#;
+    let fan = r#"{"action": "fan_out", "n": 3, "step": "each", "then": {"action": "sum", "read_outputs": true}, "then_step": "all",
+        "child": {"action": "write", "files": [{"name": "a.bin", "bytes": 300000, "piece": 10000}, {"name": "b.txt", "bytes": 900}]}}"#;
     place.run(&["submit", pipeline, "--params", fan, "--repeat", &JOBS.to_string()]).ok();
     let settings = [("WASM_WORKER_LEASE", "2s"), ("WASM_WORKER_CONCURRENCY", "3")];
     let mut workers: Vec<_> = (0..3).map(|i| place.start(&["run", pipeline, "--until-empty"], &format!("w{i}.log"), &settings)).collect();
     for round in 0..3 {
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(500));
         let victim = &mut workers[round % 3];
         victim.kill().unwrap();
         victim.wait().unwrap();

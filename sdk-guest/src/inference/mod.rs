@@ -58,9 +58,10 @@ impl Outputs {
     pub fn only(&self) -> Result<Tensor, InferenceError> {
         match self.tensors.as_slice() {
             [(_, tensor)] => tensor.fetch(),
-            several => {
-                Err(InferenceError::new(ErrorCode::InvalidArgument, format!("model '{}' has {} outputs, expected one", self.model, several.len())))
-            }
+            several => Err(InferenceError::new(
+                ErrorCode::InvalidArgument,
+                format!("model '{}' has {} outputs, expected one", self.model, several.len()),
+            )),
         }
     }
 

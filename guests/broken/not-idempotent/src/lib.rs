@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use std::hash::{BuildHasher, RandomState};
+use std::time::SystemTime;
 use wasm_worker_guest::{Error, FanOut, Hooks, NextTask, Nothing, Output, Setup, Task};
 
 struct NotIdempotent;
@@ -13,9 +14,9 @@ struct Params {
     leaf: bool,
 }
 
-/// A number nobody can foretell: the standard library seeds each `RandomState` from the host's random source, and counts on from there.
+/// A number nobody can foretell: the time, under a seed from the host's random source.
 fn draw() -> u64 {
-    RandomState::new().hash_one("draw")
+    RandomState::new().hash_one(SystemTime::now())
 }
 
 impl Hooks for NotIdempotent {
