@@ -1,5 +1,6 @@
 //! How a command ends: exit codes, and errors that name the value and the next step.
 
+use crate::app::AppError;
 use crate::config::ConfigError;
 use crate::task_store::StoreError;
 use std::fmt;
@@ -79,6 +80,21 @@ impl From<StoreError> for Failure {
             StoreError::Denied(_) => failure.help("the data folder must be writable; --data-dir names another"),
             StoreError::Unavailable(_) => failure.help("try again; another process may be holding the task store"),
             StoreError::Conflict(_) | StoreError::Invalid(_) => failure,
+        }
+    }
+}
+
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Self {
+        let text = error.to_string();
+        match error {
+            AppError::Config(error) => error.into(),
+            AppError::Store(error) => error.into(),
+            AppError::DataDir { .. } => Self::failed(text).help("--data-dir, or data_dir in wasm-worker.toml, names another folder"),
+            AppError::Guest { .. } => Self::usage(text).help("`wasm-worker check` tries a guest hook by hook"),
+            AppError::Model { .. } => Self::usage(text).help("look at the pipeline's [models] table, or at --model and --backend"),
+            AppError::Submission { .. } => Self::usage(text).help("nothing was submitted"),
+            AppError::Secret { ref name, .. } => Self::usage(text).help(format!("set the environment variable WASM_WORKER_SECRET_{name}")),
         }
     }
 }
