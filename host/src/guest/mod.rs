@@ -3,8 +3,27 @@
 //! [`Guest`] is all the worker knows: the hooks. The wasmtime side of it stands in the files beside this one; a test may put
 //! a scripted guest in its place. A guest reaches the outside only through floor 1: object store, task store, inference.
 
+mod bindings;
+mod bounded;
+mod cache;
+pub mod component;
+mod console;
+mod convert;
+pub mod engine;
+mod fault;
+mod imports;
+mod instance;
+mod limiter;
+pub mod pool;
+mod runtime;
 pub mod scope;
+mod state;
+mod ticker;
 
+pub use component::{Component, ComponentError, Inspection};
+pub use engine::{EngineConfig, EngineError, GuestEngine};
+pub use instance::WasmGuest;
+pub use pool::{StepGuest, StepSetup, WasmGuests};
 pub use scope::{Grants, Scope, Services, StagedOutput, StopReason};
 
 use crate::task::hooks::{FanOut, Output, TaskError, Work};

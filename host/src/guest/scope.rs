@@ -118,7 +118,7 @@ struct Log {
 
 /// See the head of this file.
 pub struct Scope {
-    services: Services,
+    services: Option<Services>,
     lease: Lease,
     limits: Limits,
     prefix: Uri,
@@ -151,15 +151,28 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Scope {
     /// A scope for one claim. `prefix` is the task's output prefix.
     pub fn new(services: Services, lease: Lease, limits: Limits, prefix: Uri, grants: Grants, work: &Work) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::made(Some(services), lease, limits, prefix.as_prefix(), grants, work.input_count))
+    }
+
+    /// A scope that belongs to no task, for what a guest does before its first one (`load-pipeline`) or outside any
+    /// (`describe`). Nothing can be written; without services nothing can be read either.
+    pub fn apart(services: Option<Services>, limits: Limits, grants: Grants) -> Arc<Self> {
+        let lease = Lease { key: TaskKey::new("", ""), epoch: 0, owner: String::new() };
+        let scope = Self::made(services, lease, limits, Uri::root(), grants, 0);
+        scope.forbid_writes();
+        Arc::new(scope)
+    }
+
+    fn made(services: Option<Services>, lease: Lease, limits: Limits, prefix: Uri, grants: Grants, input_count: u32) -> Self {
+        Self {
             services,
             key: lease.key.clone(),
             view: Mutex::new(None),
             lease,
             limits,
-            prefix: prefix.as_prefix(),
+            prefix,
             grants,
-            input_count: work.input_count,
+            input_count,
             inputs_read: Mutex::new(None),
             may_write: AtomicBool::new(true),
             written: Mutex::default(),
@@ -175,7 +188,11 @@ impl Scope {
             emitted: AtomicU32::new(0),
             stop: CancellationToken::new(),
             reason: Mutex::new(None),
-        })
+        }
+    }
+
+    fn services(&self) -> Result<&Services, Failure> {
+        self.services.as_ref().ok_or_else(|| Failure::new("denied", "nothing can be reached from here"))
     }
 
     /// The bounds it runs under.
@@ -303,7 +320,7 @@ impl Scope {
             Some(StagedOutput { place: Place::Staged(name), .. }) => self.staged_uri(&name)?,
             _ => uri,
         };
-        let bytes = self.services.objects.get(&at, self.limits.read).await?;
+        let bytes = self.services()?.objects.get(&at, self.limits.read).await?;
         self.check()?;
         self.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes)
@@ -317,7 +334,7 @@ impl Scope {
             Some(StagedOutput { place: Place::Inline(bytes), .. }) => return Ok(Box::new(InlineReader { bytes, at: 0 })),
             _ => uri,
         };
-        Ok(self.services.objects.open(&at).await?)
+        Ok(self.services()?.objects.open(&at).await?)
     }
 
     /// Counts bytes read through an opened reader.
@@ -331,7 +348,7 @@ impl Scope {
         if offset >= self.input_count {
             return Ok(Vec::new());
         }
-        let page = self.services.tasks.inputs(self.key.clone(), offset, limit.min(INPUT_PAGE)).await;
+        let page = self.services()?.tasks.inputs(self.key.clone(), offset, limit.min(INPUT_PAGE)).await;
         page.map_err(|e| Failure { code: "unavailable", message: e.to_string(), retryable: true })
     }
 
@@ -343,7 +360,7 @@ impl Scope {
         let uri = Uri::parse(&input.output_prefix).and_then(|p| p.join(&entry.name)).map_err(|e| Failure::new("invalid", e))?;
         let bytes = match &entry.place {
             Place::Inline(bytes) => bytes.clone(),
-            _ => self.services.objects.get(&uri, self.limits.payload).await?,
+            _ => self.services()?.objects.get(&uri, self.limits.payload).await?,
         };
         self.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if entry.content_type == "application/json" {
@@ -375,7 +392,7 @@ impl Scope {
         } else {
             let piece = self.next_piece();
             let (size, sha256) = (bytes.len() as u64, id::sha256(&bytes));
-            self.services.objects.put(&self.staged_uri(&piece)?, &bytes).await?;
+            self.services()?.objects.put(&self.staged_uri(&piece)?, &bytes).await?;
             ManifestEntry {
                 name: name.to_owned(),
                 content_type: cut(content_type, MAX_CONTENT_TYPE),
@@ -393,7 +410,7 @@ impl Scope {
     pub async fn create(self: &Arc<Self>, name: &str, content_type: &str) -> Result<OutputWriter, Failure> {
         let target = self.writable(name)?;
         let piece = self.next_piece();
-        let writer = self.services.objects.create(&self.staged_uri(&piece)?).await?;
+        let writer = self.services()?.objects.create(&self.staged_uri(&piece)?).await?;
         Ok(OutputWriter {
             scope: Arc::clone(self),
             writer,
