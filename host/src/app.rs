@@ -1,12 +1,13 @@
 //! The composition root: the only place that names concrete adapters and puts the rooms together.
 
 use crate::config::{Config, ConfigError, Pipeline, Step};
-use crate::guest::Services;
+use crate::guest::{Component, EngineConfig, Grants, GuestEngine, Guests, Services, StepGuest, StepSetup, WasmGuests};
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
 use crate::object_store::{FileObjectStore, ObjectStore};
 use crate::task::children::{self, Routes};
 use crate::task::message::{Message, MessageBounds};
 use crate::task::pointer::{self, Violation};
+use crate::task::schema::ParamsSchema;
 use crate::task::uri::Uri;
 use crate::task_store::{Durability, NewJob, SqliteTaskStore, StoreError, Submitted, TaskStore};
 use crate::worker::{Settings, StepSpec, Worker};
@@ -223,6 +224,68 @@ impl App {
         Ok(specs)
     }
 
+    /// Loads a pipeline's guests and models, and checks what can be checked before a task is taken.
+    pub async fn load(&self, pipeline: &Pipeline) -> Result<Loaded, AppError> {
+        let config = EngineConfig {
+            cache_dir: Some(self.config.data_dir.join(CODE_CACHE)),
+            ..EngineConfig::for_cores(std::thread::available_parallelism().map_or(2, |n| n.get()))
+        };
+        let guest = |step: &Step, why: String| AppError::Guest { step: step.name.clone(), why };
+        let first = pipeline.steps.first().map_or("", |s| s.name.as_str());
+        let engine = GuestEngine::start(&config).map_err(|e| AppError::Guest { step: first.to_owned(), why: e.to_string() })?;
+        let models = self.models();
+        let (mut guests, mut steps) = (Vec::new(), Vec::new());
+        for step in &pipeline.steps {
+            let component = Component::load(&engine, &step.guest).await.map_err(|e| guest(step, e.to_string()))?;
+            let manifest = component.describe().await.map_err(|e| guest(step, format!("describe failed: {e:?}")))?;
+            let grants = Grants { read: step.grant.read.clone(), secrets: self.secrets_of(step)?, ..Grants::default() };
+            let spec = StepSpec {
+                name: step.name.clone(),
+                concurrency: step.concurrency,
+                limits: step.limits.clone(),
+                routes: Arc::new(routes_of(pipeline, step, self.config.worker.max_attempts)),
+                read: grants.read.clone(),
+                secrets: grants.secrets.clone(),
+                functions: step.functions.iter().cloned().collect(),
+                params: params_of(manifest.as_ref()).map_err(|e| guest(step, e))?,
+            };
+            let setup = StepSetup {
+                functions: step.functions.clone(),
+                models: self.models_of(&models, pipeline, step).await?,
+                config: Value::Object(step.config.clone()).to_string(),
+                grants,
+                allow_load: step.allow_model_bytes,
+                warm: self.config.worker.concurrency as usize,
+                ..StepSetup::bare(&step.name, step.limits.clone())
+            };
+            guests.push(StepGuest { component, setup });
+            steps.push(spec);
+        }
+        Ok(Loaded { guests: WasmGuests::new(engine, self.services(), models, guests), steps })
+    }
+
+    /// A worker for a pipeline; every step's guest has been set up once.
+    pub async fn worker(&self, pipeline: &Pipeline, options: WorkerOptions) -> Result<Arc<Worker>, AppError> {
+        let Loaded { guests, steps } = self.load(pipeline).await?;
+        for step in &steps {
+            let made = guests.instance(&step.name).await;
+            let made = made.map_err(|fault| AppError::Guest { step: step.name.clone(), why: format!("{fault:?}") })?;
+            guests.give_back(&step.name, made);
+        }
+        let worker = &self.config.worker;
+        let settings = Settings {
+            pipeline: pipeline.name.clone(),
+            name: format!("pid {}", std::process::id()),
+            concurrency: worker.concurrency,
+            lease: worker.lease,
+            grace: worker.grace,
+            retry: worker.retry,
+            patient: options.patient,
+            job_id: options.job_id,
+        };
+        Ok(Worker::new(settings, self.services(), guests, steps))
+    }
+
     /// What a scope may reach.
     pub fn services(&self) -> Services {
         Services { objects: Arc::clone(&self.objects), tasks: Arc::clone(&self.tasks) }
@@ -234,6 +297,29 @@ impl App {
             None => Err(AppError::Secret { step: step.name.clone(), name: name.clone() }),
         };
         step.grant.secrets.iter().map(find).collect()
+    }
+}
+
+/// A pipeline, loaded.
+pub struct Loaded {
+    /// Instances of its guests.
+    pub guests: Arc<WasmGuests>,
+    /// What the worker knows of its steps, in the order of the file.
+    pub steps: Vec<StepSpec>,
+}
+
+/// Folder of compiled guests in the data directory.
+const CODE_CACHE: &str = "code";
+
+/// The shape of params, where the guest describes exactly one function.
+fn params_of(manifest: Option<&Value>) -> Result<Option<Arc<ParamsSchema>>, String> {
+    let functions = manifest.and_then(|m| m.get("functions")).and_then(Value::as_array);
+    match functions.map(Vec::as_slice) {
+        Some([only]) => match only.get("params") {
+            Some(schema) => Ok(Some(Arc::new(ParamsSchema::compile(schema).map_err(|e| format!("describe: the schema of params: {e}"))?))),
+            None => Ok(None),
+        },
+        _ => Ok(None),
     }
 }
 
