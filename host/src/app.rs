@@ -1,7 +1,7 @@
 //! The composition root: the only place that names concrete adapters and puts the rooms together.
 
 use crate::config::{Config, ConfigError, Pipeline, Step};
-use crate::guest::{Component, EngineConfig, Grants, GuestEngine, Guests, Services, StepGuest, StepSetup, WasmGuests};
+use crate::guest::{Component, ComponentError, EngineConfig, EngineError, Grants, GuestEngine, Services, StepGuest, StepSetup, WasmGuests};
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
 use crate::object_store::{FileObjectStore, ObjectStore};
 use crate::task::children::{self, Routes};
@@ -12,7 +12,7 @@ use crate::task::uri::Uri;
 use crate::task_store::{Durability, NewJob, SqliteTaskStore, StoreError, Submitted, TaskStore};
 use crate::worker::{Settings, StepSpec, Worker};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -38,6 +38,12 @@ pub enum AppError {
     /// The task store.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The WebAssembly engine.
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    /// A component.
+    #[error("{0}")]
+    Component(#[from] ComponentError),
     /// A guest.
     #[error("step '{step}': {why}")]
     Guest {
@@ -224,58 +230,31 @@ impl App {
         Ok(specs)
     }
 
-    /// Loads a pipeline's guests and models, and checks what can be checked before a task is taken.
-    pub async fn load(&self, pipeline: &Pipeline) -> Result<Loaded, AppError> {
-        let config = EngineConfig {
-            cache_dir: Some(self.config.data_dir.join(CODE_CACHE)),
-            ..EngineConfig::for_cores(std::thread::available_parallelism().map_or(2, |n| n.get()))
-        };
-        let guest = |step: &Step, why: String| AppError::Guest { step: step.name.clone(), why };
-        let first = pipeline.steps.first().map_or("", |s| s.name.as_str());
-        let engine = GuestEngine::start(&config).map_err(|e| AppError::Guest { step: first.to_owned(), why: e.to_string() })?;
-        let models = self.models();
-        let (mut guests, mut steps) = (Vec::new(), Vec::new());
-        for step in &pipeline.steps {
-            let component = Component::load(&engine, &step.guest).await.map_err(|e| guest(step, e.to_string()))?;
-            let manifest = component.describe().await.map_err(|e| guest(step, format!("describe failed: {e:?}")))?;
-            let grants = Grants { read: step.grant.read.clone(), secrets: self.secrets_of(step)?, ..Grants::default() };
-            let spec = StepSpec {
-                name: step.name.clone(),
-                concurrency: step.concurrency,
-                limits: step.limits.clone(),
-                routes: Arc::new(routes_of(pipeline, step, self.config.worker.max_attempts)),
-                read: grants.read.clone(),
-                secrets: grants.secrets.clone(),
-                functions: step.functions.iter().cloned().collect(),
-                params: params_of(manifest.as_ref()).map_err(|e| guest(step, e))?,
-            };
-            let setup = StepSetup {
-                functions: step.functions.clone(),
-                models: self.models_of(&models, pipeline, step).await?,
-                config: Value::Object(step.config.clone()).to_string(),
-                grants,
-                allow_load: step.allow_model_bytes,
-                warm: self.config.worker.concurrency as usize,
-                ..StepSetup::bare(&step.name, step.limits.clone())
-            };
-            guests.push(StepGuest { component, setup });
-            steps.push(spec);
-        }
-        Ok(Loaded { guests: WasmGuests::new(engine, self.services(), models, guests), steps })
+    /// The engine that guests run on, with compiled code kept in the data directory.
+    pub fn engine(&self) -> Result<Arc<GuestEngine>, AppError> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let config = EngineConfig { cache_dir: Some(self.config.data_dir.join(CODE_CACHE)), ..EngineConfig::for_cores(cores) };
+        Ok(GuestEngine::start(&config)?)
     }
 
-    /// A worker for a pipeline; every step's guest has been set up once.
+    /// Loads and checks the guests and models of a pipeline, and makes a worker that serves it.
     pub async fn worker(&self, pipeline: &Pipeline, options: WorkerOptions) -> Result<Arc<Worker>, AppError> {
-        let Loaded { guests, steps } = self.load(pipeline).await?;
-        for step in &steps {
-            let made = guests.instance(&step.name).await;
-            let made = made.map_err(|fault| AppError::Guest { step: step.name.clone(), why: format!("{fault:?}") })?;
-            guests.give_back(&step.name, made);
+        let (engine, models) = (self.engine()?, self.models());
+        let (mut guests, mut specs) = (Vec::new(), Vec::new());
+        for step in &pipeline.steps {
+            let component = Component::load(&engine, &step.guest).await?;
+            let manifest = component.describe().await.unwrap_or_else(|fault| {
+                tracing::warn!(step = step.name, ?fault, "the guest does not describe itself; its params are not checked beforehand");
+                None
+            });
+            specs.push(self.spec_of(pipeline, step, manifest.as_ref())?);
+            guests.push(StepGuest { component, setup: self.setup_of(&models, pipeline, step).await? });
         }
+        let guests = WasmGuests::new(engine, self.services(), models, guests);
         let worker = &self.config.worker;
         let settings = Settings {
             pipeline: pipeline.name.clone(),
-            name: format!("pid {}", std::process::id()),
+            name: worker_name(),
             concurrency: worker.concurrency,
             lease: worker.lease,
             grace: worker.grace,
@@ -283,7 +262,37 @@ impl App {
             patient: options.patient,
             job_id: options.job_id,
         };
-        Ok(Worker::new(settings, self.services(), guests, steps))
+        Ok(Worker::new(settings, self.services(), guests, specs))
+    }
+
+    /// What an instance of a step is set up with; its models are loaded once to see that they can be.
+    pub async fn setup_of(&self, models: &Arc<Models>, pipeline: &Pipeline, step: &Step) -> Result<StepSetup, AppError> {
+        Ok(StepSetup {
+            step: step.name.clone(),
+            functions: step.functions.clone(),
+            models: self.models_of(models, pipeline, step).await?,
+            config: Value::Object(step.config.clone()).to_string(),
+            extras: Vec::new(),
+            grants: Grants { read: step.grant.read.clone(), secrets: self.secrets_of(step)?, reserved: BTreeSet::new() },
+            limits: step.limits.clone(),
+            allow_load: step.allow_model_bytes,
+            warm: step.concurrency.unwrap_or(self.config.worker.concurrency).min(self.config.worker.concurrency) as usize,
+        })
+    }
+
+    fn spec_of(&self, pipeline: &Pipeline, step: &Step, manifest: Option<&Value>) -> Result<StepSpec, AppError> {
+        let described = described_functions(step, manifest)?;
+        let allowed = |name: &String| step.functions.is_empty() || step.functions.contains(name);
+        Ok(StepSpec {
+            name: step.name.clone(),
+            concurrency: step.concurrency,
+            limits: step.limits.clone(),
+            routes: Arc::new(routes_of(pipeline, step, self.config.worker.max_attempts)),
+            read: step.grant.read.clone(),
+            secrets: self.secrets_of(step)?,
+            params: described.first().and_then(|(_, schema)| schema.clone()),
+            functions: described.into_iter().filter(|(name, _)| allowed(name)).collect(),
+        })
     }
 
     /// What a scope may reach.
@@ -300,28 +309,32 @@ impl App {
     }
 }
 
-/// A pipeline, loaded.
-pub struct Loaded {
-    /// Instances of its guests.
-    pub guests: Arc<WasmGuests>,
-    /// What the worker knows of its steps, in the order of the file.
-    pub steps: Vec<StepSpec>,
+/// The functions a guest describes and the shapes of their params, in its own order; those the pipeline file names, if it describes none.
+fn described_functions(step: &Step, manifest: Option<&Value>) -> Result<Vec<(String, Option<Arc<ParamsSchema>>)>, AppError> {
+    let Some(functions) = manifest.and_then(|m| m.get("functions")).and_then(Value::as_array) else {
+        return Ok(step.functions.iter().map(|name| (name.clone(), None)).collect());
+    };
+    let mut described = Vec::new();
+    for function in functions {
+        let name = function.get("name").and_then(Value::as_str).unwrap_or_default();
+        let compile = |schema| ParamsSchema::compile(schema).map(Arc::new);
+        let schema = function.get("params").map(compile).transpose().map_err(|e| AppError::Guest {
+            step: step.name.clone(),
+            why: format!("the JSON Schema that the guest gives for the params of '{name}' does not compile: {e}"),
+        })?;
+        described.push((name.to_owned(), schema));
+    }
+    Ok(described)
+}
+
+/// A name for people: host and process, so that a claim can be traced to who made it.
+fn worker_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}-{}", std::process::id())
 }
 
 /// Folder of compiled guests in the data directory.
 const CODE_CACHE: &str = "code";
-
-/// The shape of params, where the guest describes exactly one function.
-fn params_of(manifest: Option<&Value>) -> Result<Option<Arc<ParamsSchema>>, String> {
-    let functions = manifest.and_then(|m| m.get("functions")).and_then(Value::as_array);
-    match functions.map(Vec::as_slice) {
-        Some([only]) => match only.get("params") {
-            Some(schema) => Ok(Some(Arc::new(ParamsSchema::compile(schema).map_err(|e| format!("describe: the schema of params: {e}"))?))),
-            None => Ok(None),
-        },
-        _ => Ok(None),
-    }
-}
 
 /// Most jobs stored in one transaction.
 const SUBMIT_BATCH: usize = 1000;
