@@ -31,6 +31,9 @@ pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failu
         print_json(&job.record)?;
     } else {
         print(&job.record.render(terminal))?;
+        if let Some(error) = &job.record.error {
+            note(&format!("error: step '{}' failed: {}: {}", error.step, error.code, error.message));
+        }
         if job.record.status == JobState::Failed {
             note(&format!("help: `wasm-worker tasks list --job {0}` and `wasm-worker tasks logs ID` show more", job.record.job_id));
         }
