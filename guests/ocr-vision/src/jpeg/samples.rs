@@ -145,7 +145,7 @@ impl<'p> Full<'p> {
             }
             (true, true) => {
                 let near = self.plane.row(y / 2);
-                let far = self.plane.row(if y % 2 == 0 { (y / 2).saturating_sub(1) } else { y / 2 + 1 });
+                let far = self.plane.row(if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { y / 2 + 1 });
                 for (mixed, (near, far)) in self.mixed.iter_mut().zip(near.iter().zip(far)) {
                     *mixed = 3 * i32::from(*near) + i32::from(*far);
                 }
