@@ -27,6 +27,8 @@ pub struct WasmGuest {
     hooks: hooks::Guest,
     /// Where host calls go between runs.
     idle: Arc<Scope>,
+    /// When the run that it serves ends: `process` begins the wall limit, `publish-next` goes on with it.
+    deadline: Option<Instant>,
     served: u32,
     recycle_after: u32,
     /// False during a call, and after one that did not come to its own end.
@@ -68,14 +70,13 @@ impl WasmGuest {
         tell(&scope, setup);
         let (hooks, loaded) = ended?;
         loaded.map_err(|error| load_error(convert::hook_error(error), setup))?;
-        Ok(Self { engine, store, hooks, idle: scope, served: 0, recycle_after: setup.limits.recycle_after, whole: true })
+        Ok(Self { engine, store, hooks, idle: scope, deadline: None, served: 0, recycle_after: setup.limits.recycle_after, whole: true })
     }
 
-    fn begin(&mut self, scope: &Arc<Scope>) -> Option<Instant> {
+    fn begin(&mut self, scope: &Arc<Scope>) {
         self.whole = false;
         self.store.set_epoch_deadline(1);
         self.store.data_mut().attach(scope);
-        scope.started().checked_add(scope.limits().wall)
     }
 
     /// Whatever the guest answered after the run was stopped is not used.
@@ -97,7 +98,10 @@ impl WasmGuest {
 impl Guest for WasmGuest {
     async fn process(&mut self, work: &Arc<Work>, scope: &Arc<Scope>) -> Result<Output, GuestFault> {
         self.served = self.served.saturating_add(1);
-        let deadline = self.begin(scope);
+        // Counted from here, not from the claim: making an instance has a limit of its own.
+        self.deadline = Instant::now().checked_add(scope.limits().wall);
+        self.begin(scope);
+        let deadline = self.deadline;
         let labels = convert::labels(work);
         let call = self.hooks.call_process(&mut self.store, convert::task(work, &labels, left_ms(deadline)));
         let ended = bounded(call, Bounds { ticker: self.engine.ticker(), scope, deadline }).await;
@@ -111,7 +115,8 @@ impl Guest for WasmGuest {
 
     async fn publish_next(&mut self, work: &Arc<Work>, output: Output, scope: &Arc<Scope>) -> Result<FanOut, GuestFault> {
         scope.forbid_writes();
-        let deadline = self.begin(scope);
+        self.begin(scope);
+        let deadline = self.deadline;
         let (labels, extras) = (convert::labels(work), convert::extras(&output.extras));
         let task = convert::task(work, &labels, left_ms(deadline));
         let call = self.hooks.call_publish_next(&mut self.store, task, convert::output_in(&output, &extras));
