@@ -54,7 +54,8 @@ pub(super) async fn bounded<T>(call: impl Future<Output = T>, bounds: Bounds<'_>
     let mut meter = Meter { scope, spent: Duration::ZERO };
     let mut call = pin!(call);
     let mut bell = pin!(ring(scope, deadline));
-    poll_fn(move |cx| {
+    // Not `move`: that would copy the meter's sum into the closure, and the sum itself would stay at zero.
+    poll_fn(|cx| {
         if scope.check().is_err() {
             return Poll::Ready(Err(Cut::Stopped));
         }

@@ -97,7 +97,7 @@ async fn nobody_waits_so_the_guest_stops() {
     let guest = bed.guests.instance("probe").await.unwrap();
     let held = Arc::clone(&scope);
     let phase = async move {
-        hooks(guest, &Arc::new(work(&json!({"action": "loop", "hook": "process"}))), &held).await;
+        let _never = hooks(guest, &Arc::new(work(&json!({"action": "loop", "hook": "process"}))), &held).await;
     };
     let waited = tokio::time::timeout(Duration::from_millis(100), bed.guests.enter(Box::pin(phase))).await;
     assert!(waited.is_err());

@@ -30,9 +30,15 @@ pub fn engine() -> Arc<GuestEngine> {
     Arc::clone(ENGINE.get_or_init(|| GuestEngine::start(&EngineConfig::for_cores(2)).unwrap()))
 }
 
-/// A component of the test guests.
+/// A component of the test guests, compiled once.
 pub async fn component(name: &str) -> Arc<Component> {
-    Component::load(&engine(), &binary::guest(name)).await.unwrap()
+    static LOADED: tokio::sync::Mutex<BTreeMap<String, Arc<Component>>> = tokio::sync::Mutex::const_new(BTreeMap::new());
+    let mut loaded = LOADED.lock().await;
+    if !loaded.contains_key(name) {
+        let component = Component::load(&engine(), &binary::guest(name)).await.unwrap();
+        loaded.insert(name.to_owned(), component);
+    }
+    Arc::clone(&loaded[name])
 }
 
 /// One step served by one guest, and a folder for its outputs.
