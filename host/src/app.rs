@@ -1,17 +1,18 @@
 //! The composition root: the only place that names concrete adapters and puts the rooms together.
 
 use crate::config::{Config, ConfigError, Pipeline, Step};
-use crate::guest::Services;
+use crate::guest::{Component, ComponentError, EngineConfig, EngineError, Grants, GuestEngine, Services, StepGuest, StepSetup, WasmGuests};
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
 use crate::object_store::{FileObjectStore, ObjectStore};
 use crate::task::children::{self, Routes};
 use crate::task::message::{Message, MessageBounds};
 use crate::task::pointer::{self, Violation};
+use crate::task::schema::ParamsSchema;
 use crate::task::uri::Uri;
 use crate::task_store::{Durability, NewJob, SqliteTaskStore, StoreError, Submitted, TaskStore};
 use crate::worker::{Settings, StepSpec, Worker};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -37,6 +38,12 @@ pub enum AppError {
     /// The task store.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The WebAssembly engine.
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    /// A component.
+    #[error("{0}")]
+    Component(#[from] ComponentError),
     /// A guest.
     #[error("step '{step}': {why}")]
     Guest {
@@ -223,6 +230,71 @@ impl App {
         Ok(specs)
     }
 
+    /// The engine that guests run on, with compiled code kept in the data directory.
+    pub fn engine(&self) -> Result<Arc<GuestEngine>, AppError> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let config = EngineConfig { cache_dir: Some(self.config.data_dir.join(CODE_CACHE)), ..EngineConfig::for_cores(cores) };
+        Ok(GuestEngine::start(&config)?)
+    }
+
+    /// Loads and checks the guests and models of a pipeline, and makes a worker that serves it.
+    pub async fn worker(&self, pipeline: &Pipeline, options: WorkerOptions) -> Result<Arc<Worker>, AppError> {
+        let (engine, models) = (self.engine()?, self.models());
+        let (mut guests, mut specs) = (Vec::new(), Vec::new());
+        for step in &pipeline.steps {
+            let component = Component::load(&engine, &step.guest).await?;
+            let manifest = component.describe().await.unwrap_or_else(|fault| {
+                tracing::warn!(step = step.name, ?fault, "the guest does not describe itself; its params are not checked beforehand");
+                None
+            });
+            specs.push(self.spec_of(pipeline, step, manifest.as_ref())?);
+            guests.push(StepGuest { component, setup: self.setup_of(&models, pipeline, step).await? });
+        }
+        let guests = WasmGuests::new(engine, self.services(), models, guests);
+        let worker = &self.config.worker;
+        let settings = Settings {
+            pipeline: pipeline.name.clone(),
+            name: worker_name(),
+            concurrency: worker.concurrency,
+            lease: worker.lease,
+            grace: worker.grace,
+            retry: worker.retry,
+            patient: options.patient,
+            job_id: options.job_id,
+        };
+        Ok(Worker::new(settings, self.services(), guests, specs))
+    }
+
+    /// What an instance of a step is set up with; its models are loaded once to see that they can be.
+    pub async fn setup_of(&self, models: &Arc<Models>, pipeline: &Pipeline, step: &Step) -> Result<StepSetup, AppError> {
+        Ok(StepSetup {
+            step: step.name.clone(),
+            functions: step.functions.clone(),
+            models: self.models_of(models, pipeline, step).await?,
+            config: Value::Object(step.config.clone()).to_string(),
+            extras: Vec::new(),
+            grants: Grants { read: step.grant.read.clone(), secrets: self.secrets_of(step)?, reserved: BTreeSet::new() },
+            limits: step.limits.clone(),
+            allow_load: step.allow_model_bytes,
+            warm: step.concurrency.unwrap_or(self.config.worker.concurrency).min(self.config.worker.concurrency) as usize,
+        })
+    }
+
+    fn spec_of(&self, pipeline: &Pipeline, step: &Step, manifest: Option<&Value>) -> Result<StepSpec, AppError> {
+        let described = described_functions(step, manifest)?;
+        let allowed = |name: &String| step.functions.is_empty() || step.functions.contains(name);
+        Ok(StepSpec {
+            name: step.name.clone(),
+            concurrency: step.concurrency,
+            limits: step.limits.clone(),
+            routes: Arc::new(routes_of(pipeline, step, self.config.worker.max_attempts)),
+            read: step.grant.read.clone(),
+            secrets: self.secrets_of(step)?,
+            params: described.first().and_then(|(_, schema)| schema.clone()),
+            functions: described.into_iter().filter(|(name, _)| allowed(name)).collect(),
+        })
+    }
+
     /// What a scope may reach.
     pub fn services(&self) -> Services {
         Services { objects: Arc::clone(&self.objects), tasks: Arc::clone(&self.tasks) }
@@ -236,6 +308,33 @@ impl App {
         step.grant.secrets.iter().map(find).collect()
     }
 }
+
+/// The functions a guest describes and the shapes of their params, in its own order; those the pipeline file names, if it describes none.
+fn described_functions(step: &Step, manifest: Option<&Value>) -> Result<Vec<(String, Option<Arc<ParamsSchema>>)>, AppError> {
+    let Some(functions) = manifest.and_then(|m| m.get("functions")).and_then(Value::as_array) else {
+        return Ok(step.functions.iter().map(|name| (name.clone(), None)).collect());
+    };
+    let mut described = Vec::new();
+    for function in functions {
+        let name = function.get("name").and_then(Value::as_str).unwrap_or_default();
+        let compile = |schema| ParamsSchema::compile(schema).map(Arc::new);
+        let schema = function.get("params").map(compile).transpose().map_err(|e| AppError::Guest {
+            step: step.name.clone(),
+            why: format!("the JSON Schema that the guest gives for the params of '{name}' does not compile: {e}"),
+        })?;
+        described.push((name.to_owned(), schema));
+    }
+    Ok(described)
+}
+
+/// A name for people: host and process, so that a claim can be traced to who made it.
+fn worker_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}-{}", std::process::id())
+}
+
+/// Folder of compiled guests in the data directory.
+const CODE_CACHE: &str = "code";
 
 /// Most jobs stored in one transaction.
 const SUBMIT_BATCH: usize = 1000;

@@ -3,6 +3,7 @@
 //! The rooms and the floors they stand on are described in `ARCHITECTURE.md`: an import points down, never up.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod app;
 pub mod config;
 pub mod guest;
 pub mod inference;

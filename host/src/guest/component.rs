@@ -6,7 +6,7 @@
 use super::GuestFault;
 use super::bindings::StepPre;
 use super::bindings::exports::wasm_worker::pipeline::hooks as contract;
-use super::bounded::{Bounds, bounded};
+use super::bounded::{Bounds, Meter, bounded};
 use super::engine::GuestEngine;
 use super::fault;
 use super::imports;
@@ -205,7 +205,7 @@ impl Component {
             let describe = instance.get_typed_func::<(), (String,)>(&mut store, index)?;
             Ok(describe.call_async(&mut store, ()).await?.0)
         };
-        let told = bounded(call, Bounds { ticker: self.engine.ticker(), scope: &scope, deadline }).await;
+        let told = bounded(call, Bounds { ticker: self.engine.ticker(), scope: &scope, deadline, meter: &mut Meter::default() }).await;
         let text = told.map_err(|cut| fault::of_cut(cut, &limits))?.map_err(|error| fault::of_error(&error, store.data()))?;
         if text.len() > MAX_MANIFEST {
             let why = format!("describe answered {} bytes; at most {MAX_MANIFEST} are taken", text.len());

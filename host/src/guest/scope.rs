@@ -14,7 +14,7 @@ use crate::task_store::TaskStore;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -136,7 +136,7 @@ pub struct Scope {
     peak_memory: AtomicU64,
     log: Mutex<Log>,
     progress: Mutex<Option<Progress>>,
-    started: Instant,
+    started: OnceLock<Instant>,
     cancel_requested: AtomicBool,
     emitted: AtomicU32,
     stop: CancellationToken,
@@ -183,7 +183,7 @@ impl Scope {
             peak_memory: AtomicU64::new(0),
             log: Mutex::default(),
             progress: Mutex::new(None),
-            started: Instant::now(),
+            started: OnceLock::new(),
             cancel_requested: AtomicBool::new(false),
             emitted: AtomicU32::new(0),
             stop: CancellationToken::new(),
@@ -200,9 +200,9 @@ impl Scope {
         &self.limits
     }
 
-    /// When the run began. The wall limit counts from here.
+    /// When the hooks began: at the first call of this. The wall limit counts from here, not from a wait for an instance.
     pub fn started(&self) -> Instant {
-        self.started
+        *self.started.get_or_init(Instant::now)
     }
 
     // ---- stopping -------------------------------------------------------------------------------------------------
@@ -494,7 +494,7 @@ impl Scope {
             return;
         }
         let room = (self.limits.log as usize).saturating_sub(log.text.len()).min(MAX_LOG_LINE);
-        let at = self.started.elapsed().as_millis();
+        let at = self.started().elapsed().as_millis();
         let line = cut(message, room);
         let line: String = line.chars().flat_map(visible).collect();
         log.text.push_str(&format!("{at:>7} ms {level:<5} {line}\n"));
@@ -555,7 +555,7 @@ impl Scope {
     /// What was measured so far; the caller knows the queue wait.
     pub fn figures(&self, queue_wait: Duration) -> outputs::Figures {
         outputs::Figures {
-            latency_ms: millis(self.started.elapsed()),
+            latency_ms: millis(self.started().elapsed()),
             cpu_ms: self.cpu_us.load(Ordering::Relaxed) as f64 / 1e3,
             inference_ms: self.inference_us.load(Ordering::Relaxed) as f64 / 1e3,
             peak_memory: self.peak_memory.load(Ordering::Relaxed),

@@ -4,9 +4,11 @@
 //! end marks DONE and creates the children in one transaction. Every effect on a running task names its [`Lease`]; an adapter
 //! applies it only where epoch and owner still match.
 
-//mod sqlite;
+#[cfg(test)]
+mod conformance;
+mod sqlite;
 
-//pub use sqlite::{Durability, SqliteTaskStore};
+pub use sqlite::{Durability, SqliteTaskStore};
 
 use crate::task::Millis;
 use crate::task::children::{Children, NewTask};
@@ -22,7 +24,7 @@ use serde::Serialize;
 use std::time::Duration;
 
 /// Why the store did not do it, classed by what the caller does next.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// No such task or job.
     #[error("{0} not found")]
@@ -113,6 +115,9 @@ pub struct Claimed {
     pub queue_wait: Duration,
     /// Whether it was asked to stop before it was claimed.
     pub cancelled: bool,
+    /// All its leases but the last one allowed have lapsed: it may be what kills workers, so it comes as the only task of its
+    /// claim, and nothing else is to run beside it.
+    pub alone: bool,
 }
 
 /// A renewed lease, or the news that it is lost.

@@ -71,6 +71,7 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
         return Err(Fault::Cancelled);
     }
     let guest = instance(worker, run).await?;
+    let _company = worker.company(run.claimed.alone).await;
     let answer = hooks(worker, run, guest).await?;
     let children = plan(run, &answer)?;
     Ok((answer, children))
@@ -138,6 +139,7 @@ async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answ
 }
 
 async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -> (Box<dyn Guest>, Result<Answer, GuestFault>) {
+    scope.started();
     let output = match guest.process(work, scope).await {
         Ok(output) => output,
         Err(fault) => return (guest, Err(fault)),

@@ -18,6 +18,7 @@ use heartbeat::Heartbeats;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 
 /// What a worker is told.
@@ -50,6 +51,13 @@ pub struct Worker {
     order: Vec<String>,
     heartbeats: Heartbeats,
     resting: Mutex<HashMap<String, Resting>>,
+    company: RwLock<()>,
+}
+
+/// While it is held: a task's hooks run beside others, or with nobody beside them.
+enum Company<'a> {
+    Others { _guard: RwLockReadGuard<'a, ()> },
+    Nobody { _guard: RwLockWriteGuard<'a, ()> },
 }
 
 /// A step whose guest could not be set up: no tasks are taken for it until the wait is over.
@@ -71,7 +79,14 @@ impl Worker {
             steps: steps.into_iter().map(|s| (s.name.clone(), s)).collect(),
             order,
             resting: Mutex::default(),
+            company: RwLock::new(()),
         })
+    }
+
+    /// Waits until a task's hooks may run. One that may be what kills workers runs with nobody beside it, so that it takes no
+    /// neighbour along.
+    async fn company(&self, alone: bool) -> Company<'_> {
+        if alone { Company::Nobody { _guard: self.company.write().await } } else { Company::Others { _guard: self.company.read().await } }
     }
 
     /// Notes that a step's guest could not be set up.

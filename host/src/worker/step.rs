@@ -28,29 +28,27 @@ pub struct StepSpec {
     pub read: Vec<Uri>,
     /// Secrets by name.
     pub secrets: BTreeMap<String, String>,
-    /// Functions it may be asked for; empty: only none.
-    pub functions: BTreeSet<String>,
-    /// The shape of `params`, where the guest describes it.
+    /// Functions it may be asked for, each with the shape of its `params` where the guest describes it.
+    pub functions: BTreeMap<String, Option<Arc<ParamsSchema>>>,
+    /// The shape of `params` where a message names no function.
     pub params: Option<Arc<ParamsSchema>>,
 }
 
 impl StepSpec {
     /// Whether the message fits the step; all violations.
     pub fn check(&self, message: &Message) -> Vec<Violation> {
-        let mut faults = match &self.params {
-            Some(schema) => schema.check(&Value::Object(message.params.clone())),
-            None => Vec::new(),
+        let schema = match &message.function {
+            None => self.params.as_ref(),
+            Some(function) => match self.functions.get(function) {
+                Some(schema) => schema.as_ref(),
+                None => {
+                    let known: Vec<&str> = self.functions.keys().map(String::as_str).collect();
+                    let text = format!("'{function}' is no function of step '{}' (it has: {})", self.name, known.join(", "));
+                    return vec![Violation::at("/function", text)];
+                }
+            },
         };
-        if let Some(function) = &message.function
-            && !self.functions.contains(function)
-        {
-            let known: Vec<&str> = self.functions.iter().map(String::as_str).collect();
-            faults.push(Violation::at(
-                "/function",
-                format!("'{function}' is no function of step '{}' (it has: {})", self.name, known.join(", ")),
-            ));
-        }
-        faults
+        schema.map_or_else(Vec::new, |schema| schema.check(&Value::Object(message.params.clone())))
     }
 
     /// What one claim of one task may touch.

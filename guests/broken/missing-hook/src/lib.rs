@@ -11,7 +11,6 @@ mod bindings {
 use bindings::exports::wasm_worker::pipeline::hooks::Guest;
 use bindings::wasm_worker::pipeline::types::{Error, Output, Setup, Task};
 
-#[cfg_attr(not(target_family = "wasm"), expect(dead_code, reason = "exported from components only"))]
 struct MissingHook;
 
 impl Guest for MissingHook {

@@ -1,0 +1,153 @@
+-- The task store: the `tasks` table is the queue as well. Times are Unix milliseconds by SQLite's own clock.
+-- Numbers (`id`) are for joins inside this file; (tenant, task_id) is what everybody else knows a task by.
+
+CREATE TABLE jobs (
+    id         INTEGER PRIMARY KEY,
+    tenant     TEXT    NOT NULL,
+    job_id     TEXT    NOT NULL,
+    pipeline   TEXT    NOT NULL,
+    prefix     TEXT    NOT NULL,
+    root_task  TEXT    NOT NULL,
+    state      TEXT    NOT NULL DEFAULT 'PROCESSING',
+    -- Tasks that are not DONE, DEAD or CANCELLED, in all groups: a redriven task may stand in a group whose `then` has run.
+    live       INTEGER NOT NULL DEFAULT 0,
+    -- Somebody cancelled it, at some time.
+    cancel_at  INTEGER,
+    -- 1 while ends insert no children and wake no `then`; a redrive of the ended job takes it back.
+    stopping   INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    ended_at   INTEGER,
+    UNIQUE (tenant, job_id)
+) STRICT;
+
+-- The root group of each job and one per fan-out with a `then`.
+CREATE TABLE groups (
+    id        INTEGER PRIMARY KEY,
+    job       INTEGER NOT NULL REFERENCES jobs (id),
+    -- The task that runs once the group has no live task; none for a root group.
+    then_task INTEGER,
+    live      INTEGER NOT NULL DEFAULT 0,
+    -- Tasks of an inner group that have no child in it: the inputs of its `then`.
+    leaves    INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE tasks (
+    id            INTEGER PRIMARY KEY,
+    job           INTEGER NOT NULL REFERENCES jobs (id),
+    grp           INTEGER NOT NULL REFERENCES groups (id),
+    tenant        TEXT    NOT NULL,
+    task_id       TEXT    NOT NULL,
+    pipeline      TEXT    NOT NULL,
+    step          TEXT    NOT NULL,
+    key           TEXT    NOT NULL,
+    payload_hash  TEXT    NOT NULL,
+    state         TEXT    NOT NULL,
+    -- 1 while QUEUED and no longer waiting for `not_before`: what is due is a range of one index.
+    due           INTEGER NOT NULL,
+    -- When it is, or was, ready to run.
+    not_before    INTEGER NOT NULL,
+    priority      INTEGER NOT NULL,
+    -- Start tag: jobs of one step and priority take turns by it.
+    fair          INTEGER NOT NULL,
+    epoch         INTEGER NOT NULL DEFAULT 0,
+    owner         TEXT,
+    lease_until   INTEGER,
+    attempts      INTEGER NOT NULL DEFAULT 0,
+    handbacks     INTEGER NOT NULL DEFAULT 0,
+    crashes       INTEGER NOT NULL DEFAULT 0,
+    max_attempts  INTEGER NOT NULL,
+    cancel_at     INTEGER,
+    parent        INTEGER,
+    -- Ordinals from the root task down, eight hex digits each: sorts in fan-out order.
+    path          TEXT    NOT NULL,
+    -- 1 while it is an input of its group's `then`.
+    is_input      INTEGER NOT NULL,
+    -- The group a `then` waits for.
+    waits         INTEGER,
+    child_count   INTEGER NOT NULL DEFAULT 0,
+    outcome       TEXT,
+    error         TEXT,
+    progress      TEXT,
+    figures       TEXT,
+    -- When it ended, until its `_attempts/` folder is known to be gone; none where there cannot be one.
+    leftover      INTEGER,
+    created_at    INTEGER NOT NULL,
+    claimed_at    INTEGER,
+    ended_at      INTEGER,
+    output_prefix TEXT    NOT NULL,
+    -- Large columns last: SQLite reads a row from its beginning.
+    manifest      TEXT,
+    children      TEXT,
+    UNIQUE (tenant, task_id)
+) STRICT;
+
+-- Apart from the rows, which are written again at every heartbeat.
+CREATE TABLE messages (
+    task    INTEGER PRIMARY KEY REFERENCES tasks (id),
+    message TEXT    NOT NULL
+) STRICT;
+
+CREATE INDEX tasks_ready ON tasks (pipeline, step, priority DESC, fair, id, not_before) WHERE state = 'QUEUED' AND due = 1;
+CREATE INDEX tasks_later ON tasks (pipeline, not_before) WHERE state = 'QUEUED' AND due = 0;
+CREATE INDEX tasks_waiting ON tasks (pipeline) WHERE state = 'WAITING';
+CREATE INDEX tasks_running ON tasks (lease_until, pipeline) WHERE state = 'PROCESSING';
+CREATE INDEX tasks_committed ON tasks (lease_until, pipeline) WHERE state = 'COMMITTED';
+CREATE INDEX tasks_leftover ON tasks (leftover) WHERE leftover IS NOT NULL;
+CREATE INDEX tasks_inputs ON tasks (grp, path) WHERE is_input = 1;
+CREATE INDEX tasks_job ON tasks (job, state);
+
+-- Every lease that was ever given, and how it ended.
+CREATE TABLE claims (
+    task       INTEGER NOT NULL REFERENCES tasks (id),
+    epoch      INTEGER NOT NULL,
+    owner      TEXT    NOT NULL,
+    worker     TEXT    NOT NULL,
+    claimed_at INTEGER NOT NULL,
+    ended_at   INTEGER,
+    ended      TEXT,
+    error      TEXT,
+    PRIMARY KEY (task, epoch)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE logs (
+    task  INTEGER NOT NULL REFERENCES tasks (id),
+    epoch INTEGER NOT NULL,
+    text  TEXT    NOT NULL,
+    PRIMARY KEY (task, epoch)
+) STRICT;
+
+-- Virtual time of each step and priority: the highest start tag that was claimed.
+CREATE TABLE lanes (
+    pipeline TEXT    NOT NULL,
+    step     TEXT    NOT NULL,
+    priority INTEGER NOT NULL,
+    clock    INTEGER NOT NULL,
+    PRIMARY KEY (pipeline, step, priority)
+) STRICT, WITHOUT ROWID;
+
+-- The next start tag of each job in a lane; gone when the job has ended.
+CREATE TABLE turns (
+    job      INTEGER NOT NULL REFERENCES jobs (id),
+    step     TEXT    NOT NULL,
+    priority INTEGER NOT NULL,
+    next     INTEGER NOT NULL,
+    PRIMARY KEY (job, step, priority)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE dead_letters (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant   TEXT    NOT NULL,
+    -- The row that died; none for a newcomer that never became a task.
+    task     INTEGER,
+    task_id  TEXT,
+    job_id   TEXT,
+    step     TEXT,
+    code     TEXT    NOT NULL,
+    error    TEXT    NOT NULL,
+    attempts INTEGER NOT NULL,
+    message  TEXT    NOT NULL,
+    died_at  INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX dead_letters_task ON dead_letters (tenant, task_id);
+CREATE INDEX dead_letters_job ON dead_letters (tenant, job_id);

@@ -1,0 +1,266 @@
+//! Leasing what is due. The `tasks` table is the queue: a claim reads the head of one index per step.
+
+use super::end::{Changes, finish};
+use super::fault::Fault;
+use super::lapse;
+use super::run_end::{lease_of, millis};
+use super::transaction::{Tx, array};
+use crate::task::hooks::TaskError;
+use crate::task::message::Message;
+use crate::task::outcome::{Counters, MAX_CRASHES};
+use crate::task_store::{ClaimRequest, Claimed};
+use sqlx::SqliteConnection;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+/// Most tasks that one transaction turns from waiting for their time to due.
+const PROMOTED_AT_ONCE: u32 = 10_000;
+
+/// Most tasks that one claim leases, whatever it asks for: each is a message in memory.
+const CLAIMED_AT_ONCE: u32 = 1000;
+
+/// Whether a claim or a sweep would find anything, without the write lock: ?1 pipeline, ?2 steps.
+pub(super) const ANYTHING: &str = "
+SELECT EXISTS (SELECT 1 FROM json_each(?2) s CROSS JOIN tasks t INDEXED BY tasks_ready
+               ON t.pipeline = ?1 AND t.step = s.value AND t.state = 'QUEUED' AND t.due = 1)
+    OR EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_later
+               WHERE state = 'QUEUED' AND due = 0 AND pipeline = ?1 AND not_before <= CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER))
+    OR EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_running
+               WHERE state = 'PROCESSING' AND lease_until < CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER))";
+
+/// Waiting for their time no longer: ?1 pipeline, ?2 now, ?3 how many.
+pub(super) const PROMOTE: &str = "
+UPDATE tasks SET due = 1
+WHERE id IN (SELECT id FROM tasks INDEXED BY tasks_later WHERE state = 'QUEUED' AND due = 0 AND pipeline = ?1 AND not_before <= ?2
+             ORDER BY not_before LIMIT ?3)";
+
+/// The head of one step's line: ?1 pipeline, ?2 step, ?3 how many.
+pub(super) const HEAD: &str = "
+SELECT id, crashes, priority, fair FROM tasks INDEXED BY tasks_ready
+WHERE state = 'QUEUED' AND due = 1 AND pipeline = ?1 AND step = ?2 ORDER BY priority DESC, fair, id LIMIT ?3";
+
+/// Leases what was picked: ?1 picks, ?2 now.
+pub(super) const LEASE: &str = "
+UPDATE tasks SET state = 'PROCESSING', due = 0, epoch = epoch + 1, owner = c.owner, lease_until = ?2 + c.lease, claimed_at = ?2, progress = NULL
+FROM (SELECT value->>0 AS id, value->>1 AS owner, value->>2 AS lease FROM json_each(?1)) c
+WHERE tasks.id = c.id
+RETURNING id, tenant, task_id, epoch, owner, payload_hash, step, key, priority, attempts, handbacks, crashes, max_attempts, output_prefix,
+          parent IS NULL AS is_root, not_before, cancel_at IS NOT NULL AS cancelled,
+          (SELECT prefix FROM jobs WHERE jobs.id = tasks.job) AS job_prefix,
+          coalesce((SELECT leaves FROM groups WHERE groups.id = tasks.waits), 0) AS input_count,
+          (SELECT message FROM messages WHERE messages.task = tasks.id) AS message";
+
+#[derive(Debug, sqlx::FromRow)]
+struct Leased {
+    id: i64,
+    tenant: String,
+    task_id: String,
+    epoch: i64,
+    owner: String,
+    payload_hash: String,
+    step: String,
+    key: String,
+    priority: u8,
+    attempts: u32,
+    handbacks: u32,
+    crashes: u32,
+    max_attempts: u32,
+    output_prefix: String,
+    is_root: bool,
+    not_before: i64,
+    cancelled: bool,
+    job_prefix: String,
+    input_count: u32,
+    message: String,
+}
+
+/// A task in line.
+#[derive(Debug, Clone, sqlx::FromRow)]
+struct Ready {
+    id: i64,
+    crashes: u32,
+    priority: u8,
+    fair: i64,
+}
+
+impl Ready {
+    /// One more lapse and it is given up: nothing may run beside it.
+    fn is_alone(&self) -> bool {
+        runs_alone(self.crashes)
+    }
+}
+
+fn runs_alone(crashes: u32) -> bool {
+    crashes + 1 >= MAX_CRASHES
+}
+
+/// A task picked for one of the requests of a batch.
+struct Pick {
+    request: usize,
+    owner: String,
+    step: String,
+    task: Ready,
+}
+
+/// Whether a claim would find anything; false spares the write lock.
+pub(super) async fn anything(connection: &mut SqliteConnection, request: &ClaimRequest) -> Result<bool, Fault> {
+    let steps: Vec<&str> = request.steps.iter().filter(|(_, room)| *room > 0).map(|(step, _)| step.as_str()).collect();
+    if steps.is_empty() || request.limit == 0 {
+        return Ok(false);
+    }
+    Ok(sqlx::query_scalar(ANYTHING).bind(&request.pipeline).bind(array(&steps)?).fetch_one(connection).await?)
+}
+
+/// Serves all requests of a batch, one after the other, from the same lines.
+pub(super) async fn claim(tx: &mut Tx<'_>, requests: &[&ClaimRequest]) -> Result<Vec<Vec<Claimed>>, Fault> {
+    let mut changes = Changes::default();
+    lapse::lapse(tx, &mut changes).await?;
+    finish(tx, changes).await?;
+    let mut lines = lines(tx, requests).await?;
+    let mut picks = Vec::new();
+    for (index, request) in requests.iter().enumerate() {
+        let picked = pick(request, &mut lines);
+        picks.extend(picked.into_iter().map(|(step, task)| Pick { request: index, owner: uuid::Uuid::new_v4().to_string(), step, task }));
+    }
+    let mut claimed: Vec<Vec<Claimed>> = requests.iter().map(|_| Vec::new()).collect();
+    if picks.is_empty() {
+        return Ok(claimed);
+    }
+    let mut leased = lease(tx, requests, &picks).await?;
+    let mut unreadable = Vec::new();
+    for pick in &picks {
+        let Some(row) = leased.remove(&pick.task.id) else { continue };
+        match (claimed_of(row, tx.now), claimed.get_mut(pick.request)) {
+            (Ok(task), Some(answer)) => answer.push(task),
+            (Err(error), _) => unreadable.push((pick.task.id, error)),
+            (Ok(_), None) => {}
+        }
+    }
+    if !unreadable.is_empty() {
+        let mut changes = Changes::default();
+        lapse::bury(tx, &unreadable, &mut changes).await?;
+        finish(tx, changes).await?;
+    }
+    Ok(claimed)
+}
+
+/// The head of every line that some request asks for, long enough for all of them.
+async fn lines(tx: &mut Tx<'_>, requests: &[&ClaimRequest]) -> Result<HashMap<(String, String), VecDeque<Ready>>, Fault> {
+    let mut room: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for request in requests {
+        for (step, step_room) in &request.steps {
+            let place = room.entry((request.pipeline.as_str(), step.as_str())).or_default();
+            *place = place.saturating_add((*step_room).min(request.limit)).min(CLAIMED_AT_ONCE);
+        }
+    }
+    let now = tx.now;
+    let mut promoted = None;
+    let mut lines = HashMap::new();
+    for ((pipeline, step), room) in room {
+        if promoted != Some(pipeline) {
+            sqlx::query(PROMOTE).bind(pipeline).bind(now).bind(PROMOTED_AT_ONCE).execute(tx.on()).await?;
+            promoted = Some(pipeline);
+        }
+        let line: Vec<Ready> = sqlx::query_as(HEAD).bind(pipeline).bind(step).bind(room).fetch_all(tx.on()).await?;
+        lines.insert((pipeline.to_owned(), step.to_owned()), VecDeque::from(line));
+    }
+    Ok(lines)
+}
+
+/// What one request gets: a task that runs alone where one is at the head of a line, else tasks that do not.
+fn pick(request: &ClaimRequest, lines: &mut HashMap<(String, String), VecDeque<Ready>>) -> Vec<(String, Ready)> {
+    let line_of = |step: &str| (request.pipeline.clone(), step.to_owned());
+    let limit = request.limit.min(CLAIMED_AT_ONCE) as usize;
+    let with_room = || request.steps.iter().filter(|(_, room)| *room > 0);
+    for (step, _) in with_room().filter(|_| limit > 0) {
+        if let Some(line) = lines.get_mut(&line_of(step))
+            && line.front().is_some_and(Ready::is_alone)
+        {
+            return line.pop_front().map(|task| (step.clone(), task)).into_iter().collect();
+        }
+    }
+    let mut picked = Vec::new();
+    for (step, room) in with_room() {
+        let Some(line) = lines.get_mut(&line_of(step)) else { continue };
+        let mut left = (*room as usize).min(limit - picked.len());
+        let mut passed = VecDeque::new();
+        while left > 0
+            && let Some(task) = line.pop_front()
+        {
+            if task.is_alone() {
+                passed.push_back(task);
+            } else {
+                picked.push((step.clone(), task));
+                left -= 1;
+            }
+        }
+        // Those that run alone keep their place; they are served once they are first.
+        passed.append(line);
+        *line = passed;
+    }
+    picked
+}
+
+async fn lease(tx: &mut Tx<'_>, requests: &[&ClaimRequest], picks: &[Pick]) -> Result<HashMap<i64, Leased>, Fault> {
+    let mut rows = Vec::with_capacity(picks.len());
+    let mut clocks: BTreeMap<(&str, &str, u8), i64> = BTreeMap::new();
+    let mut workers: HashMap<i64, &str> = HashMap::new();
+    for pick in picks {
+        let Some(request) = requests.get(pick.request) else { continue };
+        rows.push((pick.task.id, &pick.owner, millis(request.lease)));
+        workers.insert(pick.task.id, &request.worker);
+        let clock = clocks.entry((&request.pipeline, &pick.step, pick.task.priority)).or_default();
+        *clock = (*clock).max(pick.task.fair);
+    }
+    let now = tx.now;
+    let leased: Vec<Leased> = sqlx::query_as(LEASE).bind(array(&rows)?).bind(now).fetch_all(tx.on()).await?;
+    let claims: Vec<(i64, i64, &str, &str)> = leased
+        .iter()
+        .map(|row| (row.id, row.epoch, row.owner.as_str(), workers.get(&row.id).copied().unwrap_or_default()))
+        .collect();
+    sqlx::query(
+        "INSERT INTO claims (task, epoch, owner, worker, claimed_at) \
+         SELECT value->>0, value->>1, value->>2, value->>3, ?2 FROM json_each(?1)",
+    )
+    .bind(array(&claims)?)
+    .bind(now)
+    .execute(tx.on())
+    .await?;
+    let clocks: Vec<(&str, &str, u8, i64)> = clocks.into_iter().map(|((p, s, priority), clock)| (p, s, priority, clock)).collect();
+    sqlx::query(
+        "INSERT INTO lanes (pipeline, step, priority, clock) \
+         SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1) WHERE true \
+         ON CONFLICT DO UPDATE SET clock = max(clock, excluded.clock)",
+    )
+    .bind(array(&clocks)?)
+    .execute(tx.on())
+    .await?;
+    Ok(leased.into_iter().map(|row| (row.id, row)).collect())
+}
+
+/// The row as the worker gets it. A message that does not parse was written by something else: it can never run.
+fn claimed_of(row: Leased, now: i64) -> Result<Claimed, TaskError> {
+    let message: Message =
+        serde_json::from_str(&row.message).map_err(|e| TaskError::new("unreadable", format!("stored message does not parse: {e}")))?;
+    Ok(Claimed {
+        lease: lease_of(&row.tenant, &row.task_id, row.epoch, &row.owner),
+        message,
+        payload_hash: row.payload_hash,
+        step: row.step,
+        key: row.key,
+        priority: row.priority,
+        counters: Counters {
+            attempts: row.attempts,
+            handbacks: row.handbacks,
+            crashes: row.crashes,
+            max_attempts: row.max_attempts,
+        },
+        output_prefix: row.output_prefix,
+        job_prefix: row.job_prefix,
+        is_root: row.is_root,
+        input_count: row.input_count,
+        queue_wait: Duration::from_millis((now - row.not_before).max(0).unsigned_abs()),
+        cancelled: row.cancelled,
+        alone: runs_alone(row.crashes),
+    })
+}

@@ -1,0 +1,192 @@
+//! COMMITTED and DONE: what a worker fixes, and the end that follows once its outputs have their names.
+
+use super::end::{Changes, Parent};
+use super::fault::Fault;
+use super::lapse::bury;
+use super::run_end::{Closed, answer, close_claims, lease_of};
+use super::transaction::{Tx, array};
+use crate::task::children::Children;
+use crate::task::hooks::TaskError;
+use crate::task::id::TaskKey;
+use crate::task::lease::Lease;
+use crate::task::outputs::Manifest;
+use crate::task_store::{Applied, Commit};
+use serde::Serialize;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+#[derive(Serialize)]
+struct Columns<'a> {
+    tenant: &'a str,
+    task_id: &'a str,
+    epoch: u64,
+    owner: &'a str,
+    ends: bool,
+    leftover: bool,
+    manifest: String,
+    children: Option<String>,
+    outcome: Option<&'a str>,
+    figures: String,
+}
+
+impl<'a> Columns<'a> {
+    fn new(commit: &'a Commit) -> Result<Self, Fault> {
+        let lease = &commit.lease;
+        let ends = commit.manifest.is_empty();
+        let kept = !ends && !commit.children.is_empty();
+        Ok(Self {
+            tenant: &lease.key.tenant,
+            task_id: &lease.key.task_id,
+            epoch: lease.epoch,
+            owner: &lease.owner,
+            ends,
+            // A first run that wrote no byte has left nothing to sweep.
+            leftover: !ends || lease.epoch > 1 || commit.figures.written_bytes > 0,
+            manifest: serde_json::to_string(&commit.manifest)?,
+            children: kept.then(|| serde_json::to_string(&commit.children)).transpose()?,
+            outcome: commit.outcome.as_deref(),
+            figures: serde_json::to_string(&commit.figures)?,
+        })
+    }
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Committed {
+    id: i64,
+    job: i64,
+    grp: i64,
+    tenant: String,
+    task_id: String,
+    epoch: i64,
+    owner: String,
+    pipeline: String,
+    path: String,
+    is_input: bool,
+    state: String,
+    stopping: bool,
+}
+
+/// Fenced by epoch and owner. A task that was asked to stop ends CANCELLED whatever it returns, and its worker is told `Lost`.
+pub(super) const COMMIT: &str = "
+UPDATE tasks SET
+    state = CASE WHEN cancel_at IS NOT NULL THEN 'CANCELLED' WHEN c.ends THEN 'DONE' ELSE 'COMMITTED' END,
+    manifest = CASE WHEN cancel_at IS NULL THEN c.manifest END,
+    children = CASE WHEN cancel_at IS NULL THEN c.children END,
+    outcome = CASE WHEN cancel_at IS NULL THEN c.outcome END,
+    figures = c.figures,
+    error = NULL,
+    ended_at = CASE WHEN c.ends OR cancel_at IS NOT NULL THEN ?2 END,
+    leftover = CASE WHEN cancel_at IS NOT NULL OR (c.ends AND c.leftover) THEN ?2 END
+FROM (SELECT value->>'tenant' AS tenant, value->>'task_id' AS task_id, value->>'epoch' AS epoch, value->>'owner' AS owner,
+             value->>'ends' AS ends, value->>'leftover' AS leftover, value->>'manifest' AS manifest,
+             value->>'children' AS children, value->>'outcome' AS outcome, value->>'figures' AS figures
+      FROM json_each(?1)) c
+WHERE tasks.tenant = c.tenant AND tasks.task_id = c.task_id AND tasks.epoch = c.epoch AND tasks.owner = c.owner
+  AND tasks.state = 'PROCESSING'
+RETURNING id, job, grp, tenant, task_id, epoch, owner, pipeline, path, is_input, state,
+          (SELECT stopping FROM jobs WHERE jobs.id = tasks.job) AS stopping";
+
+/// Commits all; the tasks without files end as well.
+pub(super) async fn commit(tx: &mut Tx<'_>, commits: &[&Commit], changes: &mut Changes) -> Result<Vec<Applied>, Fault> {
+    // A lease commits one thing only; a second try in the same batch is a repeat.
+    let mut first: HashMap<&Lease, &Commit> = HashMap::new();
+    let mut columns = Vec::with_capacity(commits.len());
+    for commit in commits {
+        if let Entry::Vacant(place) = first.entry(&commit.lease) {
+            place.insert(commit);
+            columns.push(Columns::new(commit)?);
+        }
+    }
+    let now = tx.now;
+    let rows: Vec<Committed> = sqlx::query_as(COMMIT).bind(array(&columns)?).bind(now).fetch_all(tx.on()).await?;
+    let mut applied = HashSet::new();
+    let mut closed = Vec::new();
+    for row in rows {
+        let lease = lease_of(&row.tenant, &row.task_id, row.epoch, &row.owner);
+        let Some(commit) = first.get(&lease).copied() else { continue };
+        let cancelled = row.state == "CANCELLED";
+        let ended = if cancelled { "cancelled" } else { "committed" };
+        closed.push(Closed { task: row.id, epoch: row.epoch, ended, error: None, log: &commit.log });
+        if !cancelled {
+            applied.insert(lease);
+        }
+        if row.state != "COMMITTED" {
+            changes.live(row.job, row.grp, -1);
+        }
+        if row.state == "DONE" && !row.stopping {
+            changes.parent(parent_of(row, commit.children.clone()));
+        }
+    }
+    close_claims(tx, &closed).await?;
+    let leases: Vec<_> = commits.iter().map(|c| (&c.lease, "committed")).collect();
+    answer(tx, &leases, &applied).await
+}
+
+fn parent_of(row: Committed, children: Children) -> Parent {
+    Parent {
+        id: row.id,
+        job: row.job,
+        group: row.grp,
+        tenant: row.tenant,
+        pipeline: row.pipeline,
+        path: row.path,
+        is_input: row.is_input,
+        children,
+    }
+}
+
+#[derive(Debug, sqlx::FromRow)]
+struct Finalised {
+    #[sqlx(flatten)]
+    row: Committed,
+    manifest: String,
+    children: Option<String>,
+}
+
+/// DONE, where the task is COMMITTED: its outputs have their names, so the bytes that rode in the manifest go.
+pub(super) async fn end(tx: &mut Tx<'_>, keys: &[&TaskKey], changes: &mut Changes) -> Result<(), Fault> {
+    let ids: Vec<(&str, &str)> = keys.iter().map(|k| (k.tenant.as_str(), k.task_id.as_str())).collect();
+    let rows: Vec<Finalised> = sqlx::query_as(
+        "SELECT DISTINCT t.id, t.job, t.grp, t.tenant, t.task_id, t.epoch, t.owner, t.pipeline, t.path, t.is_input, t.state, t.manifest, \
+                t.children, (SELECT stopping FROM jobs WHERE jobs.id = t.job) AS stopping \
+         FROM json_each(?1) w CROSS JOIN tasks t ON t.tenant = w.value->>0 AND t.task_id = w.value->>1 WHERE t.state = 'COMMITTED'",
+    )
+    .bind(array(&ids)?)
+    .fetch_all(tx.on())
+    .await?;
+    let mut done: Vec<(i64, String)> = Vec::new();
+    for Finalised { row, manifest, children } in rows {
+        let manifest: Manifest = serde_json::from_str(&manifest)?;
+        done.push((row.id, serde_json::to_string(&manifest.finalised())?));
+        changes.live(row.job, row.grp, -1);
+        if let Some(children) = children.filter(|_| !row.stopping) {
+            changes.parent(parent_of(row, serde_json::from_str(&children)?));
+        }
+    }
+    if done.is_empty() {
+        return Ok(());
+    }
+    let now = tx.now;
+    sqlx::query(
+        "UPDATE tasks SET state = 'DONE', manifest = c.manifest, children = NULL, ended_at = ?2, leftover = ?2 \
+         FROM (SELECT value->>0 AS id, value->>1 AS manifest FROM json_each(?1)) c WHERE tasks.id = c.id",
+    )
+    .bind(array(&done)?)
+    .bind(now)
+    .execute(tx.on())
+    .await?;
+    Ok(())
+}
+
+/// DEAD, where the task is COMMITTED; manifest and children stay, for a redrive.
+pub(super) async fn bury_committed(tx: &mut Tx<'_>, key: &TaskKey, error: &TaskError, changes: &mut Changes) -> Result<(), Fault> {
+    let id: Option<i64> = sqlx::query_scalar("SELECT id FROM tasks WHERE tenant = ?1 AND task_id = ?2 AND state = 'COMMITTED'")
+        .bind(&key.tenant)
+        .bind(&key.task_id)
+        .fetch_optional(tx.on())
+        .await?;
+    match id {
+        Some(id) => bury(tx, &[(id, error.clone())], changes).await,
+        None => Ok(()),
+    }
+}

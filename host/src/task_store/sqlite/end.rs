@@ -1,0 +1,321 @@
+//! The one road out: whatever ends a task (DONE, DEAD, CANCELLED) notes it in [`Changes`], and [`finish`] inserts the children,
+//! counts groups and jobs, wakes every `then` whose group has no live task left, and closes jobs.
+//!
+//! One update per group, and one per job, for a whole transaction.
+
+use super::fault::Fault;
+use super::insert::{self, NewRow};
+use super::transaction::{Tx, array};
+use crate::task::children::{Children, NewTask};
+use crate::task::hooks::TaskError;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+
+/// A task that ended DONE and has children.
+#[derive(Debug)]
+pub(super) struct Parent {
+    pub id: i64,
+    pub job: i64,
+    pub group: i64,
+    pub tenant: String,
+    pub pipeline: String,
+    pub path: String,
+    pub is_input: bool,
+    pub children: Children,
+}
+
+/// What one transaction changes in groups and jobs.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    groups: BTreeMap<i64, Delta>,
+    parents: Vec<Parent>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Delta {
+    job: i64,
+    live: i64,
+    leaves: i64,
+}
+
+impl Changes {
+    /// `tasks` tasks of a group ended (negative) or came to life again (positive).
+    pub fn live(&mut self, job: i64, group: i64, tasks: i64) {
+        self.group(job, group).live += tasks;
+    }
+
+    /// This task ended DONE with children.
+    pub fn parent(&mut self, parent: Parent) {
+        if !parent.children.is_empty() {
+            self.parents.push(parent);
+        }
+    }
+
+    fn group(&mut self, job: i64, group: i64) -> &mut Delta {
+        let delta = self.groups.entry(group).or_default();
+        delta.job = job;
+        delta
+    }
+}
+
+/// Carries the changes out.
+pub(super) async fn finish(tx: &mut Tx<'_>, mut changes: Changes) -> Result<(), Fault> {
+    let parents = std::mem::take(&mut changes.parents);
+    if !parents.is_empty() {
+        insert_children(tx, &parents, &mut changes).await?;
+    }
+    let mut jobs: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut groups = std::mem::take(&mut changes.groups);
+    while !groups.is_empty() {
+        for delta in groups.values() {
+            *jobs.entry(delta.job).or_default() += delta.live;
+        }
+        let woken = count_groups(tx, &groups).await?;
+        groups = wake(tx, &woken).await?;
+    }
+    count_jobs(tx, &jobs).await
+}
+
+/// A child that will be a row, with the parent it belongs to.
+struct Accepted<'a> {
+    parent: &'a Parent,
+    task: &'a NewTask,
+    ordinal: usize,
+}
+
+async fn insert_children(tx: &mut Tx<'_>, parents: &[Parent], changes: &mut Changes) -> Result<(), Fault> {
+    let mut taken = taken(tx, parents).await?;
+    let mut refused = Vec::new();
+    let mut rows = Vec::new();
+    let mut groups: Vec<(i64, i64, i64)> = Vec::new();
+    let mut counts: Vec<(i64, usize)> = Vec::new();
+    let mut numbers = tx.numbers().await?;
+    for parent in parents {
+        let mut accept = |ordinal: usize, task| accept(&mut taken, &mut refused, Accepted { parent, task, ordinal });
+        let tasks: Vec<_> = parent.children.tasks.iter().enumerate().filter_map(|(i, t)| accept(i, t)).collect();
+        let then = parent.children.then.as_ref().and_then(|t| accept(parent.children.tasks.len(), t));
+        let count = tasks.len() + usize::from(then.is_some());
+        if count == 0 {
+            continue;
+        }
+        counts.push((parent.id, count));
+        // Without its `then` (absorbed or refused) a fan-out has nothing to wait for: its tasks stay in the parent's group.
+        let inner = then.is_some() && !tasks.is_empty();
+        if inner {
+            numbers.groups += 1;
+        }
+        let group = if inner { numbers.groups } else { parent.group };
+        let is_input = inner || parent.is_input;
+        for child in &tasks {
+            numbers.tasks += 1;
+            rows.push(row(child, numbers.tasks, group, is_input));
+        }
+        add(changes, parent.job, group, tasks.len(), is_input);
+        if let Some(then) = then {
+            numbers.tasks += 1;
+            let row = row(&then, numbers.tasks, parent.group, parent.is_input);
+            rows.push(NewRow { waiting: inner, waits: inner.then_some(group), ..row });
+            add(changes, parent.job, parent.group, 1, parent.is_input);
+            if inner {
+                groups.push((group, parent.job, numbers.tasks));
+            }
+        }
+        if parent.is_input {
+            changes.group(parent.job, parent.group).leaves -= 1;
+        }
+    }
+    insert_groups(tx, &groups).await?;
+    insert::assign_turns(tx, &mut rows).await?;
+    insert::rows(tx, &rows).await?;
+    mark_parents(tx, &counts).await?;
+    refuse(tx, &refused).await
+}
+
+fn add(changes: &mut Changes, job: i64, group: i64, tasks: usize, inputs: bool) {
+    if tasks > 0 {
+        let tasks = tasks as i64;
+        let delta = changes.group(job, group);
+        delta.live += tasks;
+        delta.leaves += if inputs { tasks } else { 0 };
+    }
+}
+
+fn row<'a>(child: &Accepted<'a>, id: i64, group: i64, is_input: bool) -> NewRow<'a> {
+    let parent = child.parent;
+    NewRow {
+        id,
+        job: parent.job,
+        group,
+        tenant: &parent.tenant,
+        pipeline: &parent.pipeline,
+        task: child.task,
+        waiting: false,
+        fair: 0,
+        parent: Some(parent.id),
+        path: format!("{}{:08x}", parent.path, child.ordinal),
+        is_input,
+        waits: None,
+    }
+}
+
+/// Payload hashes of the children whose ids are in use already, by (tenant, id).
+type Taken = HashMap<(String, String), String>;
+
+async fn taken(tx: &mut Tx<'_>, parents: &[Parent]) -> Result<Taken, Fault> {
+    let ids: Vec<(&str, &str)> = parents
+        .iter()
+        .flat_map(|p| p.children.tasks.iter().chain(&p.children.then).map(|t| (p.tenant.as_str(), t.task_id.as_str())))
+        .collect();
+    let found: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT t.tenant, t.task_id, t.payload_hash FROM json_each(?1) w \
+         CROSS JOIN tasks t ON t.tenant = w.value->>0 AND t.task_id = w.value->>1",
+    )
+    .bind(array(&ids)?)
+    .fetch_all(tx.on())
+    .await?;
+    Ok(found.into_iter().map(|(tenant, id, hash)| ((tenant, id), hash)).collect())
+}
+
+/// New: a row. The same id and content: absorbed. The same id with another content: refused, the old task untouched.
+fn accept<'a>(taken: &mut Taken, refused: &mut Vec<Refused<'a>>, child: Accepted<'a>) -> Option<Accepted<'a>> {
+    let key = (child.parent.tenant.clone(), child.task.task_id.clone());
+    match taken.get(&key) {
+        Some(hash) if *hash == child.task.payload_hash => None,
+        Some(_) => {
+            let error = TaskError::new("conflict", format!("a task with id '{}' and another content exists", child.task.task_id));
+            refused.push(Refused {
+                tenant: &child.parent.tenant,
+                task_id: &child.task.task_id,
+                job_id: &child.task.message.job_id,
+                step: &child.task.step,
+                error: serde_json::to_string(&error).unwrap_or_default(),
+                message: child.task.message.to_json(),
+            });
+            None
+        }
+        None => {
+            taken.insert(key, child.task.payload_hash.clone());
+            Some(child)
+        }
+    }
+}
+
+/// A newcomer that becomes a dead letter without ever being a task.
+#[derive(Debug, Serialize)]
+struct Refused<'a> {
+    tenant: &'a str,
+    task_id: &'a str,
+    job_id: &'a str,
+    step: &'a str,
+    error: String,
+    message: String,
+}
+
+async fn refuse(tx: &mut Tx<'_>, refused: &[Refused<'_>]) -> Result<(), Fault> {
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let now = tx.now;
+    sqlx::query(
+        "INSERT INTO dead_letters (tenant, task_id, job_id, step, code, error, attempts, message, died_at) \
+         SELECT value->>'tenant', value->>'task_id', value->>'job_id', value->>'step', 'conflict', value->>'error', 0, \
+                value->>'message', ?2 FROM json_each(?1)",
+    )
+    .bind(array(refused)?)
+    .bind(now)
+    .execute(tx.on())
+    .await?;
+    Ok(())
+}
+
+async fn insert_groups(tx: &mut Tx<'_>, groups: &[(i64, i64, i64)]) -> Result<(), Fault> {
+    if !groups.is_empty() {
+        sqlx::query("INSERT INTO groups (id, job, then_task) SELECT value->>0, value->>1, value->>2 FROM json_each(?1)")
+            .bind(array(groups)?)
+            .execute(tx.on())
+            .await?;
+    }
+    Ok(())
+}
+
+/// A task with children is no leaf of its group any more.
+async fn mark_parents(tx: &mut Tx<'_>, counts: &[(i64, usize)]) -> Result<(), Fault> {
+    if !counts.is_empty() {
+        sqlx::query(
+            "UPDATE tasks SET child_count = c.children, is_input = 0 \
+             FROM (SELECT value->>0 AS id, value->>1 AS children FROM json_each(?1)) c WHERE tasks.id = c.id",
+        )
+        .bind(array(counts)?)
+        .execute(tx.on())
+        .await?;
+    }
+    Ok(())
+}
+
+/// Applies the counts and returns every `then` whose group has no live task now.
+async fn count_groups(tx: &mut Tx<'_>, groups: &BTreeMap<i64, Delta>) -> Result<Vec<i64>, Fault> {
+    let rows: Vec<(i64, i64, i64)> = groups.iter().map(|(group, d)| (*group, d.live, d.leaves)).collect();
+    let counted: Vec<(i64, Option<i64>)> = sqlx::query_as(
+        "UPDATE groups SET live = groups.live + c.live, leaves = groups.leaves + c.leaves \
+         FROM (SELECT value->>0 AS id, value->>1 AS live, value->>2 AS leaves FROM json_each(?1)) c WHERE groups.id = c.id \
+         RETURNING live, then_task",
+    )
+    .bind(array(&rows)?)
+    .fetch_all(tx.on())
+    .await?;
+    Ok(counted.into_iter().filter(|(live, _)| *live == 0).filter_map(|(_, then)| then).collect())
+}
+
+/// Lets every `then` go, once; in a cancelled job it ends instead, and that is a change in its own group.
+async fn wake(tx: &mut Tx<'_>, thens: &[i64]) -> Result<BTreeMap<i64, Delta>, Fault> {
+    let mut cancelled = Changes::default();
+    if thens.is_empty() {
+        return Ok(cancelled.groups);
+    }
+    let now = tx.now;
+    let rows: Vec<(i64, i64, String)> = sqlx::query_as(
+        "UPDATE tasks SET state = CASE WHEN j.stopping THEN 'CANCELLED' ELSE 'QUEUED' END, due = (tasks.not_before <= ?2), \
+                          not_before = max(tasks.not_before, ?2), ended_at = CASE WHEN j.stopping THEN ?2 END \
+         FROM jobs j WHERE tasks.id IN (SELECT value FROM json_each(?1)) AND tasks.state = 'WAITING' AND j.id = tasks.job \
+         RETURNING job, grp, state",
+    )
+    .bind(array(thens)?)
+    .bind(now)
+    .fetch_all(tx.on())
+    .await?;
+    for (job, group, state) in rows {
+        match state.as_str() {
+            "CANCELLED" => cancelled.live(job, group, -1),
+            _ => tx.enqueued = true,
+        }
+    }
+    Ok(cancelled.groups)
+}
+
+/// Closes jobs without a live task, reopens those that have one again.
+async fn count_jobs(tx: &mut Tx<'_>, jobs: &BTreeMap<i64, i64>) -> Result<(), Fault> {
+    let rows: Vec<(i64, i64)> = jobs.iter().map(|(job, live)| (*job, *live)).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let now = tx.now;
+    let counted: Vec<(i64, i64)> = sqlx::query_as(
+        "UPDATE jobs SET live = jobs.live + c.live, \
+                ended_at = CASE WHEN jobs.live + c.live > 0 THEN NULL ELSE ?2 END, \
+                state = CASE WHEN jobs.live + c.live > 0 THEN 'PROCESSING' \
+                    WHEN EXISTS (SELECT 1 FROM tasks t WHERE t.job = jobs.id AND t.state = 'DEAD') \
+                      OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.tenant = jobs.tenant AND d.job_id = jobs.job_id) THEN 'FAILED' \
+                    WHEN cancel_at IS NOT NULL THEN 'CANCELLED' ELSE 'DONE' END \
+         FROM (SELECT value->>0 AS id, value->>1 AS live FROM json_each(?1)) c WHERE jobs.id = c.id \
+         RETURNING id, live",
+    )
+    .bind(array(&rows)?)
+    .bind(now)
+    .fetch_all(tx.on())
+    .await?;
+    let closed: Vec<i64> = counted.into_iter().filter(|(_, live)| *live == 0).map(|(job, _)| job).collect();
+    if !closed.is_empty() {
+        sqlx::query("DELETE FROM turns WHERE job IN (SELECT value FROM json_each(?1))").bind(array(&closed)?).execute(tx.on()).await?;
+    }
+    Ok(())
+}

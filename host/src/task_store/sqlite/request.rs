@@ -1,0 +1,165 @@
+//! What the writer is asked to do, and how one transaction does a whole batch of it.
+
+use super::commit;
+use super::end::{Changes, finish};
+use super::fault::Fault;
+use super::transaction::Tx;
+use super::{beat, cancel, claim, dead, run_end, submit, sweep};
+use crate::task::hooks::TaskError;
+use crate::task::id::TaskKey;
+use crate::task::lease::Lease;
+use crate::task::state::TaskState;
+use crate::task_store::{
+    Applied, Beat, ClaimRequest, Claimed, Commit, DeadLetter, DeadLetterFilter, Heartbeat, NewJob, Settlement, StoreError, Submitted, Swept,
+};
+use sqlx::SqliteConnection;
+use std::time::Duration;
+
+/// One call of the port that writes.
+#[derive(Debug)]
+pub(super) enum Request {
+    Submit(Vec<NewJob>),
+    Claim(ClaimRequest),
+    Heartbeat(Vec<Heartbeat>, Duration),
+    Commit(Box<Commit>),
+    End(TaskKey),
+    Settle(Lease, Settlement, String),
+    BuryCommitted(TaskKey, TaskError),
+    Sweep(Duration, u32),
+    Swept(Vec<TaskKey>),
+    Redrive(DeadLetterFilter),
+    CancelTask(TaskKey),
+    CancelJob(String, String),
+}
+
+/// What it came to.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Nothing,
+    Submitted(Vec<Submitted>),
+    Claimed(Vec<Claimed>),
+    Beats(Vec<Beat>),
+    Applied(Applied),
+    Swept(Swept),
+    Letters(Vec<DeadLetter>),
+    State(TaskState),
+    Count(u64),
+}
+
+/// Answer of one member. An error here is its own affair and has changed nothing.
+pub(super) type Outcome = Result<Answer, StoreError>;
+
+impl Request {
+    /// Roughly how many rows it touches: bounds how long one transaction holds the write lock.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Submit(jobs) => jobs.len(),
+            Self::Claim(request) => request.limit as usize,
+            Self::Heartbeat(beats, _) => beats.len(),
+            Self::Commit(commit) => 1 + commit.children.tasks.len() + commit.manifest.entries.len(),
+            Self::Swept(keys) => keys.len(),
+            Self::Sweep(_, limit) => *limit as usize,
+            Self::End(_) | Self::Settle(..) | Self::BuryCommitted(..) | Self::Redrive(_) | Self::CancelTask(_) | Self::CancelJob(..) => 1,
+        }
+    }
+
+    /// The answer, where reading alone shows that there is nothing to do: it spares the write lock, which other processes want too.
+    pub async fn idle_answer(&self, connection: &mut SqliteConnection) -> Result<Option<Answer>, Fault> {
+        Ok(match self {
+            Self::Claim(request) if !claim::anything(connection, request).await? => Some(Answer::Claimed(Vec::new())),
+            Self::Sweep(lease, _) if !sweep::anything(connection, *lease).await? => Some(Answer::Swept(Swept::default())),
+            _ => None,
+        })
+    }
+}
+
+/// Members of one kind, with their places in the batch.
+struct Kind<T> {
+    places: Vec<usize>,
+    members: Vec<T>,
+}
+
+impl<T> Kind<T> {
+    fn of<'a>(batch: &[&'a Request], select: impl Fn(&'a Request) -> Option<T>) -> Self {
+        let (places, members) = batch.iter().enumerate().filter_map(|(i, r)| Some((i, select(r)?))).unzip();
+        Self { places, members }
+    }
+
+    fn answer<A>(&self, outcomes: &mut [Outcome], answers: Vec<A>, wrap: impl Fn(A) -> Answer) {
+        for (place, answer) in self.places.iter().zip(answers) {
+            if let Some(outcome) = outcomes.get_mut(*place) {
+                *outcome = Ok(wrap(answer));
+            }
+        }
+    }
+}
+
+/// Applies a batch in one transaction: one statement per table and kind, claims last, so that they find what the others left.
+pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Outcome>, Fault> {
+    let mut outcomes: Vec<Outcome> = batch.iter().map(|_| Ok(Answer::Nothing)).collect();
+    let beats = Kind::of(batch, |r| if let Request::Heartbeat(beats, lease) = r { Some((beats.as_slice(), *lease)) } else { None });
+    if !beats.members.is_empty() {
+        let answers = beat::renew(tx, &beats.members).await?;
+        beats.answer(&mut outcomes, answers, Answer::Beats);
+    }
+    ends_of_runs(tx, batch, &mut outcomes).await?;
+    for (request, outcome) in batch.iter().zip(&mut outcomes) {
+        if let Some(rare) = rarely(tx, request).await? {
+            *outcome = rare;
+        }
+    }
+    let jobs = Kind::of(batch, |r| if let Request::Submit(jobs) = r { Some(jobs) } else { None });
+    if !jobs.members.is_empty() {
+        let all: Vec<&NewJob> = jobs.members.iter().flat_map(|jobs| jobs.iter()).collect();
+        let mut answers = submit::submit(tx, &all).await?.into_iter();
+        let answers = jobs.members.iter().map(|jobs| answers.by_ref().take(jobs.len()).collect()).collect();
+        jobs.answer(&mut outcomes, answers, Answer::Submitted);
+    }
+    let claims = Kind::of(batch, |r| if let Request::Claim(request) = r { Some(request) } else { None });
+    if !claims.members.is_empty() {
+        let answers = claim::claim(tx, &claims.members).await?;
+        claims.answer(&mut outcomes, answers, Answer::Claimed);
+    }
+    Ok(outcomes)
+}
+
+/// Commits, ends and settlements: groups and jobs are counted once for all of them.
+async fn ends_of_runs(tx: &mut Tx<'_>, batch: &[&Request], outcomes: &mut [Outcome]) -> Result<(), Fault> {
+    let mut changes = Changes::default();
+    let commits = Kind::of(batch, |r| if let Request::Commit(commit) = r { Some(commit.as_ref()) } else { None });
+    if !commits.members.is_empty() {
+        let answers = commit::commit(tx, &commits.members, &mut changes).await?;
+        commits.answer(outcomes, answers, Answer::Applied);
+    }
+    let settles = Kind::of(batch, |r| if let Request::Settle(lease, how, log) = r { Some((lease, how, log.as_str())) } else { None });
+    if !settles.members.is_empty() {
+        let answers = run_end::settle(tx, &settles.members, &mut changes).await?;
+        settles.answer(outcomes, answers, Answer::Applied);
+    }
+    let ends = Kind::of(batch, |r| if let Request::End(key) = r { Some(key) } else { None });
+    if !ends.members.is_empty() {
+        commit::end(tx, &ends.members, &mut changes).await?;
+    }
+    finish(tx, changes).await
+}
+
+/// What people and sweepers ask for now and then: one after the other.
+async fn rarely(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, Fault> {
+    Ok(Some(match request {
+        Request::BuryCommitted(key, error) => {
+            let mut changes = Changes::default();
+            commit::bury_committed(tx, key, error, &mut changes).await?;
+            finish(tx, changes).await?;
+            Ok(Answer::Nothing)
+        }
+        Request::Sweep(lease, limit) => Ok(Answer::Swept(sweep::sweep(tx, *lease, *limit).await?)),
+        Request::Swept(keys) => {
+            sweep::swept(tx, keys).await?;
+            Ok(Answer::Nothing)
+        }
+        Request::Redrive(filter) => Ok(Answer::Letters(dead::redrive(tx, filter).await?)),
+        Request::CancelTask(key) => cancel::task(tx, key).await?.map(Answer::State),
+        Request::CancelJob(tenant, job_id) => cancel::job(tx, tenant, job_id).await?.map(Answer::Count),
+        _ => return Ok(None),
+    }))
+}
