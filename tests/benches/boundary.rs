@@ -1,166 +1,216 @@
-//! What a task costs at the WebAssembly boundary: both hooks of the noop guest through this host, beside bare generated
-//! bindings on the same engine, and with a fresh instance for every task.
+//! What `process` + `publish-next` cost with a guest that does nothing: through our host, through the bare generated bindings
+//! of the same engine settings, and as a native call of the same trait; on a warm instance, and with a fresh one per task.
 
 use super::median;
-use std::collections::BTreeMap;
-use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use wasm_worker::guest::{
-    Component, EngineConfig, Grants, Guest, GuestEngine, Guests, Scope, Services, StepGuest, StepSetup, WasmGuests,
-};
-use wasm_worker::inference::{Models, ModelsConfig};
-use wasm_worker::object_store::FileObjectStore;
-use wasm_worker::task::hooks::Work;
+use wasm_worker::app::App;
+use wasm_worker::config::{Config, Overrides};
+use wasm_worker::guest::{Component, Grants, Guest, GuestEngine, GuestFault, Scope, StepGuest, StepSetup, WasmGuests};
+use wasm_worker::task::hooks::{FanOut, Output, Work};
 use wasm_worker::task::id::TaskKey;
 use wasm_worker::task::lease::Lease;
 use wasm_worker::task::limits::Limits;
 use wasm_worker::task::uri::Uri;
-use wasm_worker::task_store::{Durability, SqliteTaskStore};
-use wasmtime::component::Linker;
 use wasmtime::Store;
-
-/// Rounds, each of every kind in turn; and tasks in a round.
-const ROUNDS: usize = 25;
-const WARM: u32 = 5_000;
-const FRESH: u32 = 300;
+use wasmtime::component::{Component as RawComponent, Linker};
 
 mod bare {
-    wasmtime::component::bindgen!({ path: "../wit", world: "step", exports: { default: async } });
+    //! The same bindings as the host's, without the host.
+    #![allow(missing_docs)]
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "step",
+        exports: { default: async },
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
 }
 
-use bare::exports::wasm_worker::pipeline::hooks::{Setup, Task};
+use bare::exports::wasm_worker::pipeline::hooks;
 
-/// The bare minimum: a store, the generated bindings, no imports and no bounds.
-struct Bare {
-    store: Store<()>,
-    hooks: bare::Step,
-}
+/// Rounds, in turn; calls per round on a warm instance, and with a fresh one.
+const ROUNDS: usize = 31;
+const WARM: u32 = 2_000;
+const FRESH: u32 = 100;
 
-impl Bare {
-    async fn start(engine: &wasmtime::Engine, file: &Path) -> Self {
-        let component = wasmtime::component::Component::from_file(engine, file).unwrap();
-        let mut linker = Linker::new(engine);
-        linker.define_unknown_imports_as_traps(&component).unwrap();
-        let mut store = Store::new(engine, ());
-        store.set_epoch_deadline(u64::MAX / 2);
-        let hooks = bare::Step::instantiate_async(&mut store, &component, &linker).await.unwrap();
-        let setup = Setup { step: "noop".into(), functions: vec![], models: vec![], config: "{}".into(), extras: vec![] };
-        hooks.wasm_worker_pipeline_hooks().call_load_pipeline(&mut store, &setup).await.unwrap().unwrap();
-        Self { store, hooks }
+/// The same trait, compiled in.
+struct Native;
+
+#[async_trait::async_trait]
+impl Guest for Native {
+    async fn process(&mut self, _: &Arc<Work>, _: &Arc<Scope>) -> Result<Output, GuestFault> {
+        Ok(Output::default())
     }
 
-    async fn run(&mut self, task: &Task) {
-        let hooks = self.hooks.wasm_worker_pipeline_hooks();
-        let output = hooks.call_process(&mut self.store, task).await.unwrap().unwrap();
-        black_box(hooks.call_publish_next(&mut self.store, task, &output).await.unwrap().unwrap());
+    async fn publish_next(&mut self, _: &Arc<Work>, _: Output, _: &Arc<Scope>) -> Result<FanOut, GuestFault> {
+        Ok(FanOut::default())
+    }
+
+    fn is_reusable(&self) -> bool {
+        true
     }
 }
 
-fn work() -> Work {
-    Work {
-        tenant: "tenant".into(),
-        job_id: "0199f0a0-0000-7000-8000-000000000000".into(),
-        task_id: "0199f0a0-0000-7000-8000-000000000001".into(),
+fn work() -> Arc<Work> {
+    Arc::new(Work {
+        tenant: "default".into(),
+        job_id: "job".into(),
+        task_id: "task".into(),
         step: "noop".into(),
         function: None,
         input_uri: Some("file:///in/picture.png".into()),
         input: None,
         input_count: 0,
         output_prefix: "file:///out/job/".into(),
-        params: "{}".into(),
+        params: r#"{"threshold": 0.3, "language": "en"}"#.into(),
         priority: 5,
         attempt: 1,
         max_attempts: 5,
         deadline_ms: 60_000,
         traceparent: None,
-        metadata: BTreeMap::new(),
-    }
+        metadata: [("label".to_owned(), "value".to_owned())].into(),
+    })
 }
 
-fn bare_task(work: &Work) -> Task {
-    Task {
-        tenant: work.tenant.clone(),
-        job_id: work.job_id.clone(),
-        task_id: work.task_id.clone(),
-        step: work.step.clone(),
+/// The task as the bare bindings want it; the values of [`work`].
+fn raw_task<'a>(work: &'a Work, metadata: &'a [(&'a str, &'a str)]) -> hooks::Task<'a> {
+    hooks::Task {
+        tenant: &work.tenant,
+        job_id: &work.job_id,
+        task_id: &work.task_id,
+        step: &work.step,
         function: None,
-        input_uri: work.input_uri.clone(),
+        input_uri: work.input_uri.as_deref(),
         input: None,
         input_count: 0,
-        output_prefix: work.output_prefix.clone(),
-        params: work.params.clone(),
+        output_prefix: &work.output_prefix,
+        params: &work.params,
         priority: work.priority,
         attempt: work.attempt,
         max_attempts: work.max_attempts,
         deadline_ms: Some(work.deadline_ms),
         traceparent: None,
-        metadata: vec![],
-        extras: vec![],
+        metadata,
+        extras: &[],
     }
 }
 
-async fn hooks(guest: &mut dyn Guest, work: &Arc<Work>, scope: &Arc<Scope>) {
-    let output = guest.process(work, scope).await.unwrap();
-    black_box(guest.publish_next(work, output, scope).await.unwrap());
+struct Bench {
+    app: App,
+    engine: Arc<GuestEngine>,
+    guests: Arc<WasmGuests>,
+    raw: bare::StepPre<()>,
 }
 
-/// Microseconds of one of `count`.
-fn each(start: Instant, count: u32) -> f64 {
-    start.elapsed().as_secs_f64() * 1e6 / f64::from(count)
-}
+impl Bench {
+    fn scope(&self, work: &Work) -> Arc<Scope> {
+        let lease = Lease { key: TaskKey::new("default", "task"), epoch: 1, owner: "bench".into() };
+        Scope::new(self.app.services(), lease, Limits::default(), Uri::parse("file:///out/job/").unwrap(), Grants::default(), work)
+    }
 
-/// Prints the medians and their ratio.
-pub fn measure() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(all());
-}
+    fn store(&self) -> Store<()> {
+        let mut store = Store::new(self.engine.wasmtime(), ());
+        store.set_epoch_deadline(u64::MAX / 2);
+        store
+    }
 
-async fn all() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/wasm32-wasip2/release/noop.wasm");
-    let engine = GuestEngine::start(&EngineConfig::for_cores(2)).unwrap();
-    let component = Component::load(&engine, &file).await.unwrap();
-    let tasks = SqliteTaskStore::open(&folder.path().join("tasks.db"), Durability::Normal).await.unwrap();
-    let services = Services { objects: Arc::new(FileObjectStore::new()), tasks: Arc::new(tasks) };
-    let setup = StepSetup::bare("noop", Limits::default());
-    let models = Models::new(ModelsConfig::for_cores(1));
-    let guests = WasmGuests::new(Arc::clone(&engine), services.clone(), models, vec![StepGuest { component, setup }]);
-    let work = Arc::new(work());
-    let lease = Lease { key: TaskKey::new("tenant", "task"), epoch: 1, owner: "owner".into() };
-    let prefix = Uri::of_folder(folder.path()).unwrap();
-    let scope = Scope::new(services, lease, Limits::default(), prefix, Grants::default(), &work);
-
-    // Everything runs where guests run, as a worker's phase does.
-    let wasmtime = engine.wasmtime().clone();
-    let measured = async move {
-        let task = bare_task(&work);
-        let mut bare = Bare::start(&wasmtime, &file).await;
-        let mut warm = guests.instance("noop").await.unwrap();
-        let (mut bares, mut ours, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            let start = Instant::now();
-            for _ in 0..WARM {
-                bare.run(&task).await;
-            }
-            bares.push(each(start, WARM));
-            let start = Instant::now();
-            for _ in 0..WARM {
-                hooks(&mut *warm, &work, &scope).await;
-            }
-            ours.push(each(start, WARM));
-            let start = Instant::now();
-            for _ in 0..FRESH {
-                hooks(&mut *guests.fresh("noop").await.unwrap(), &work, &scope).await;
-            }
-            fresh.push(each(start, FRESH));
+    /// Two calls through the trait, with a scope as every task gets one; microseconds per task.
+    async fn ours(&self, guest: &mut dyn Guest, calls: u32) -> f64 {
+        let work = work();
+        let began = Instant::now();
+        for _ in 0..calls {
+            let scope = self.scope(&work);
+            let output = guest.process(&work, &scope).await.unwrap();
+            guest.publish_next(&work, output, &scope).await.unwrap();
         }
-        (median(bares), median(ours), median(fresh))
-    };
-    let (bare, ours, fresh) = engine.run(measured).await.unwrap();
-    println!("process + publish-next, noop guest, median of {ROUNDS} rounds");
-    println!("  bare bindings, warm instance   {bare:8.2} us");
-    println!("  this host, warm instance       {ours:8.2} us   {:.2} of bare", ours / bare);
-    println!("  this host, fresh instance each {fresh:8.2} us");
+        micros(began, calls)
+    }
+
+    async fn bare_calls(store: &mut Store<()>, hooks: &hooks::Guest, work: &Work) {
+        let labels: Vec<(&str, &str)> = work.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let output = hooks.call_process(&mut *store, raw_task(work, &labels)).await.unwrap().unwrap();
+        let empty = bare::wasm_worker::pipeline::types::OutputParam { outcome: output.outcome.as_deref(), payload: None, metrics: None, extras: &[] };
+        hooks.call_publish_next(&mut *store, raw_task(work, &labels), empty).await.unwrap().unwrap();
+    }
+
+    async fn bare_fresh(&self, work: &Work) -> (Store<()>, hooks::Guest) {
+        let mut store = self.store();
+        let hooks = self.raw.instantiate_async(&mut store).await.unwrap().wasm_worker_pipeline_hooks().clone();
+        let setup = hooks::Setup { step: &work.step, functions: &[], models: &[], config: "{}", extras: &[] };
+        hooks.call_load_pipeline(&mut store, setup).await.unwrap().unwrap();
+        (store, hooks)
+    }
+
+    /// One round of everything, in turn.
+    async fn round(&self) -> [f64; 5] {
+        let work = work();
+        let mut warm = self.guests.fresh("noop").await.unwrap();
+        self.ours(warm.as_mut(), WARM / 10).await;
+        let ours = self.ours(warm.as_mut(), WARM).await;
+        let (mut store, hooks) = self.bare_fresh(&work).await;
+        for _ in 0..WARM / 10 {
+            Self::bare_calls(&mut store, &hooks, &work).await;
+        }
+        let began = Instant::now();
+        for _ in 0..WARM {
+            Self::bare_calls(&mut store, &hooks, &work).await;
+        }
+        let bare = micros(began, WARM);
+        let native = self.ours(&mut Native, WARM).await;
+        let began = Instant::now();
+        for _ in 0..FRESH {
+            let mut guest = self.guests.fresh("noop").await.unwrap();
+            self.ours(guest.as_mut(), 1).await;
+        }
+        let ours_fresh = micros(began, FRESH);
+        let began = Instant::now();
+        for _ in 0..FRESH {
+            let (mut store, hooks) = self.bare_fresh(&work).await;
+            Self::bare_calls(&mut store, &hooks, &work).await;
+        }
+        [ours, bare, native, ours_fresh, micros(began, FRESH)]
+    }
+}
+
+fn micros(began: Instant, calls: u32) -> f64 {
+    began.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
+}
+
+async fn bench(folder: &Path) -> Arc<Bench> {
+    let flags = vec![("data_dir".to_owned(), folder.to_str().unwrap().to_owned())];
+    let app = App::open(Config::load(&Overrides { flags, ..Overrides::default() }).unwrap()).await.unwrap();
+    let engine = app.engine().unwrap();
+    let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+    let file = target.join("wasm32-wasip2/release/noop.wasm");
+    let component = Component::load(&engine, &file).await.unwrap();
+    let limits = Limits { recycle_after: u32::MAX, ..Limits::default() };
+    let steps = vec![StepGuest { component, setup: StepSetup::bare("noop", limits) }];
+    let guests = WasmGuests::new(Arc::clone(&engine), app.services(), app.models(), steps);
+    let component = RawComponent::from_file(engine.wasmtime(), &file).unwrap();
+    let mut linker = Linker::new(engine.wasmtime());
+    // The guest calls none of its imports in these hooks.
+    linker.define_unknown_imports_as_traps(&component).unwrap();
+    let raw = bare::StepPre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
+    Arc::new(Bench { app, engine, guests, raw })
+}
+
+/// Measures and prints.
+pub fn measure() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let bench = bench(folder.path()).await;
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let this = Arc::clone(&bench);
+            // Where guests run, as in a worker.
+            rounds.push(bench.engine.run(async move { this.round().await }).await.unwrap());
+        }
+        let [ours, bare, native, ours_fresh, bare_fresh] = [0, 1, 2, 3, 4].map(|i| median(rounds.iter().map(|r| r[i]).collect()));
+        println!("process + publish-next, a guest that does nothing, median of {ROUNDS} rounds in turn:");
+        println!("  warm instance    wasm-worker {ours:7.2} µs   bare bindings {bare:7.2} µs   {:.2} x", ours / bare);
+        println!("                   native call of the same trait, with its scope {native:.2} µs");
+        println!("  fresh instance   wasm-worker {ours_fresh:7.2} µs   bare bindings {bare_fresh:7.2} µs   {:.2} x", ours_fresh / bare_fresh);
+    });
 }

@@ -235,7 +235,11 @@ impl std::fmt::Debug for Component {
     }
 }
 
-fn load_blocking(engine: Arc<GuestEngine>, file: PathBuf, digest_to: tokio::sync::oneshot::Sender<String>) -> Result<Component, ComponentError> {
+fn load_blocking(
+    engine: Arc<GuestEngine>,
+    file: PathBuf,
+    digest_to: tokio::sync::oneshot::Sender<String>,
+) -> Result<Component, ComponentError> {
     let bytes = read(&file)?;
     check_kind(&file, &bytes)?;
     let digest = id::sha256(&bytes);
@@ -332,7 +336,10 @@ fn check_hooks(file: &Path, component: &wasmtime::component::Component) -> Resul
     let checks: [(&str, wasmtime::Result<()>); 3] = [
         ("load-pipeline", ComponentFunc::typecheck::<(contract::Setup<'_>,), Answer<()>>(load, &cx)),
         ("process", ComponentFunc::typecheck::<(contract::Task<'_>,), Answer<contract::OutputResult>>(process, &cx)),
-        ("publish-next", ComponentFunc::typecheck::<(contract::Task<'_>, contract::OutputParam<'_>), Answer<contract::FanOut>>(publish, &cx)),
+        (
+            "publish-next",
+            ComponentFunc::typecheck::<(contract::Task<'_>, contract::OutputParam<'_>), Answer<contract::FanOut>>(publish, &cx),
+        ),
     ];
     for (what, check) in checks {
         check.map_err(|error| ComponentError::WrongTypes {

@@ -52,7 +52,8 @@ impl WasmGuest {
         let deadline = Instant::now().checked_add(setup.limits.wall);
         let engine = Arc::clone(component.engine());
         let mut meter = Meter::default();
-        let (functions, names, extras) = (strs(&setup.functions), setup.models.keys().map(String::as_str).collect::<Vec<_>>(), setup.extras());
+        let (functions, names, extras) =
+            (strs(&setup.functions), setup.models.keys().map(String::as_str).collect::<Vec<_>>(), setup.extras());
         let contract = hooks::Setup {
             step: &setup.step,
             functions: &functions,
@@ -71,7 +72,17 @@ impl WasmGuest {
         tell(&scope, setup);
         let (hooks, loaded) = ended?;
         loaded.map_err(|error| load_error(convert::hook_error(error), setup))?;
-        Ok(Self { engine, store, hooks, idle: scope, deadline: None, meter, served: 0, recycle_after: setup.limits.recycle_after, whole: true })
+        Ok(Self {
+            engine,
+            store,
+            hooks,
+            idle: scope,
+            deadline: None,
+            meter,
+            served: 0,
+            recycle_after: setup.limits.recycle_after,
+            whole: true,
+        })
     }
 
     fn begin(&mut self, scope: &Arc<Scope>) {

@@ -167,5 +167,12 @@ pub fn work(params: &Value) -> Work {
 
 /// A declared model.
 pub fn model(name: &str, path: &Path) -> ModelSpec {
-    ModelSpec { name: name.into(), path: path.to_owned(), sha256: None, backend: "rten".parse().unwrap(), device: Default::default(), threads: None }
+    ModelSpec {
+        name: name.into(),
+        path: path.to_owned(),
+        sha256: None,
+        backend: "rten".parse().unwrap(),
+        device: Default::default(),
+        threads: None,
+    }
 }

@@ -1,0 +1,149 @@
+//! The command line: arguments to one function per subcommand to an exit code.
+//!
+//! Results go to standard output, logs and progress to standard error. Nothing here decides what happens to a task.
+
+mod dlq;
+mod failure;
+mod globals;
+mod input;
+mod jobs;
+mod jsonl;
+mod progress;
+mod record;
+mod render;
+mod run;
+mod signals;
+mod source;
+mod submit;
+mod tasks;
+mod terminal;
+
+use clap::{Parser, Subcommand};
+use failure::{Exit, Failure};
+use globals::Globals;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Start here:
+  wasm-worker new hello                                   write a guest of your own
+  wasm-worker check hello.wasm --params '{}'              run the contract's checklist against it
+  wasm-worker run hello.wasm --params '{}'                one job, from input to result
+  wasm-worker run pipeline.toml                           a worker, until Ctrl-C
+  wasm-worker submit pipeline.toml a.png b.png --wait     jobs for it
+  wasm-worker jobs list                                   what became of them
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, input or configuration, 130 interrupted.";
+
+/// Runs queued tasks through WebAssembly components.
+#[derive(Debug, Parser)]
+#[command(name = "wasm-worker", version, after_help = EXAMPLES, arg_required_else_help = true, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs one job to its result, or serves a pipeline as a worker
+    Run(run::RunArgs),
+    /// Submits jobs for a worker to run
+    Submit(submit::SubmitArgs),
+    /// Lists, shows and cancels jobs
+    Jobs(jobs::JobsArgs),
+    /// Lists, shows and cancels tasks, and shows their logs
+    Tasks(tasks::TasksArgs),
+    /// Lists, shows and redrives dead letters
+    Dlq(dlq::DlqArgs),
+}
+
+/// The program: parses the arguments, runs the command, and says how it ended.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, with code 0. Whoever closed the pipe does not want the rest.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return end(Err(Failure::failed(format!("threads cannot be started: {e}")))),
+    };
+    let ended = runtime.block_on(dispatch(&cli));
+    // A model run that nobody waits for any more must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    end(ended)
+}
+
+async fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
+    let globals = &cli.globals;
+    match &cli.command {
+        Command::Run(args) => run::run(globals, args).await,
+        Command::Submit(args) => submit::run(globals, args).await,
+        Command::Jobs(args) => jobs::run(globals, args).await,
+        Command::Tasks(args) => tasks::run(globals, args).await,
+        Command::Dlq(args) => dlq::run(globals, args).await,
+    }
+}
+
+fn end(ended: Result<Exit, Failure>) -> ExitCode {
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            terminal::note(failure.to_string().trim_end());
+            failure.exit.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(["wasm-worker"].iter().chain(words))
+    }
+
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_as_people_write_them() {
+        for words in [
+            &["run", "g.wasm", "--model", "det=d.onnx", "--config", "threshold=0.3", "--input", "a.png", "--json"][..],
+            &["run", "p.toml", "--until-empty", "--concurrency", "4", "--set", "worker.lease=9s", "-v"],
+            &["--data-dir", "d", "submit", "p.toml", "a", "b", "--wait", "--priority", "9"],
+            &["submit", "p.toml", "--jsonl", "-", "--repeat", "3"],
+            &["jobs", "list", "--state", "failed"],
+            &["tasks", "list", "--state", "DEAD", "--limit", "100000", "--json"],
+            &["dlq", "redrive", "--code", "trap", "--dry-run"],
+        ] {
+            if let Err(error) = parse(words) {
+                panic!("{words:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn slips_are_refused() {
+        for words in [
+            &["run"][..],
+            &["run", "g.wasm", "--model", "det"],
+            &["run", "g.wasm", "--backend", "tensorflow"],
+            &["run", "g.wasm", "--input", "a", "--until-empty"],
+            &["submit", "p.toml", "a.png", "--jsonl", "x"],
+            &["submit", "p.toml", "--priority", "10"],
+            &["tasks", "list", "--state", "SLEEPING"],
+            &["dlq", "redrive", "--all", "--job", "x"],
+        ] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+}

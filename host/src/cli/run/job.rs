@@ -1,0 +1,92 @@
+//! One job, submitted and run to its end in this process.
+
+use super::super::failure::{Exit, Failure};
+use super::super::globals::{Chatter, Globals};
+use super::super::input;
+use super::super::progress::Bars;
+use super::super::record::Record;
+use super::super::signals;
+use super::super::terminal::{Terminal, note, print, print_json};
+use super::RunArgs;
+use crate::app::{App, Submission, WorkerOptions};
+use crate::config::Pipeline;
+use crate::task::state::JobState;
+use crate::worker::Until;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Longest that an interrupted job's running tasks may go on: a person waits.
+const GRACE: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failure> {
+    let terminal = Terminal::detect();
+    let mut config = globals.open(Chatter::Command, &args.flags())?;
+    config.worker.grace = config.worker.grace.min(GRACE);
+    let pipeline = args.source.load(&config.limits)?;
+    let submission = submission(args)?;
+    let app = App::open(config).await?;
+    let job = run_one(&app, &pipeline, submission, terminal, globals.json).await?;
+    if globals.json {
+        print_json(&job.record)?;
+    } else {
+        print(&job.record.render(terminal))?;
+        if job.record.status == JobState::Failed {
+            note(&format!("help: `wasm-worker tasks list --job {0}` and `wasm-worker tasks logs ID` show more", job.record.job_id));
+        }
+    }
+    Ok(match job.record.status {
+        JobState::Done => Exit::Done,
+        _ if job.interrupted => Exit::Interrupted,
+        _ => Exit::Failed,
+    })
+}
+
+fn submission(args: &RunArgs) -> Result<Submission, Failure> {
+    Ok(Submission {
+        input: args.input.as_deref().map(input::input).transpose()?,
+        params: args.params.as_deref().map(input::params).transpose()?.unwrap_or_default(),
+        function: args.function.clone(),
+        // Last: it makes the folder.
+        output: args.output.as_deref().map(|folder| input::output_folder(folder, None)).transpose()?,
+        job_id: Some(Uuid::now_v7().to_string()),
+        ..Submission::default()
+    })
+}
+
+/// A job that was run here.
+struct Ran {
+    record: Record,
+    interrupted: bool,
+}
+
+/// Submits a job and runs it here to its end, or until a signal.
+async fn run_one(app: &App, pipeline: &Pipeline, submission: Submission, terminal: Terminal, json: bool) -> Result<Ran, Failure> {
+    let tenant = app.config.tenant.clone();
+    // The worker first: what cannot be loaded is said before a job is on record.
+    let options = WorkerOptions { job_id: submission.job_id.clone(), patient: false };
+    let worker = app.worker(pipeline, options).await?;
+    let receipts = app.submit(pipeline, vec![submission]).await?;
+    let Some(receipt) = receipts.into_iter().next() else {
+        return Err(Failure::failed("the task store took no job"));
+    };
+    let job_id = receipt.job_id;
+    let drain = signals::listen("interrupted: handing running tasks back (again: at once)")?;
+    let over = CancellationToken::new();
+    let showing = (terminal.shows_progress && !json).then(|| {
+        let bars = Bars::new(pipeline.steps.iter().map(|s| s.name.clone()).collect());
+        tokio::spawn(bars.follow(app.tasks.clone(), tenant.clone(), job_id.clone(), over.clone()))
+    });
+    worker.run(Until::JobEnded { tenant: tenant.clone(), job_id: job_id.clone() }, None, drain.clone()).await;
+    over.cancel();
+    if let Some(showing) = showing {
+        let _ = showing.await;
+    }
+    let mut job = app.tasks.job(&tenant, &job_id).await?;
+    let interrupted = drain.is_cancelled() && !job.state.is_ended();
+    if interrupted {
+        app.tasks.cancel_job(&tenant, &job_id).await?;
+        job = app.tasks.job(&tenant, &job_id).await?;
+    }
+    Ok(Ran { record: Record::read(app, job).await?, interrupted })
+}
