@@ -10,6 +10,7 @@ use super::super::terminal::{Terminal, note, print, print_json};
 use super::RunArgs;
 use crate::app::{App, Submission, WorkerOptions};
 use crate::config::Pipeline;
+use crate::task::id::JobKey;
 use crate::task::state::JobState;
 use crate::worker::Until;
 use std::time::Duration;
@@ -52,7 +53,6 @@ fn submission(args: &RunArgs) -> Result<Submission, Failure> {
         function: args.function.clone(),
         // Last: it makes the folder.
         output: args.output.as_deref().map(|folder| input::output_folder(folder, None)).transpose()?,
-        job_id: Some(Uuid::now_v7().to_string()),
         ..Submission::default()
     })
 }
@@ -66,21 +66,20 @@ struct Ran {
 /// Submits a job and runs it here to its end, or until a signal.
 async fn run_one(app: &App, pipeline: &Pipeline, submission: Submission, terminal: Terminal, json: bool) -> Result<Ran, Failure> {
     let tenant = app.config.tenant.clone();
+    let job_id = submission.job_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
+    let submission = Submission { job_id: Some(job_id.clone()), ..submission };
+    let key = JobKey { tenant: tenant.clone(), job_id: job_id.clone() };
     // The worker first: what cannot be loaded is said before a job is on record.
-    let options = WorkerOptions { job_id: submission.job_id.clone(), patient: false };
+    let options = WorkerOptions { job: Some(key.clone()), patient: false };
     let worker = app.worker(pipeline, options).await?;
-    let receipts = app.submit(pipeline, vec![submission]).await?;
-    let Some(receipt) = receipts.into_iter().next() else {
-        return Err(Failure::failed("the task store took no job"));
-    };
-    let job_id = receipt.job_id;
+    app.submit(pipeline, vec![submission]).await?;
     let drain = signals::listen("interrupted: handing running tasks back (again: at once)")?;
     let over = CancellationToken::new();
     let showing = (terminal.shows_progress && !json).then(|| {
         let bars = Bars::new(pipeline.steps.iter().map(|s| s.name.clone()).collect());
         tokio::spawn(bars.follow(app.tasks.clone(), tenant.clone(), job_id.clone(), over.clone()))
     });
-    worker.run(Until::JobEnded { tenant: tenant.clone(), job_id: job_id.clone() }, None, drain.clone()).await;
+    worker.run(Until::JobEnded(key), None, drain.clone()).await;
     over.cancel();
     if let Some(showing) = showing {
         let _ = showing.await;
