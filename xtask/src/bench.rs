@@ -35,7 +35,7 @@ pub fn ocr() -> Result<(), String> {
     let python = peer()?;
     let mut bench = shell::cargo();
     bench.args(["bench", "--quiet", "--profile", "release", "--package", "wasm-worker-tests", "--bench", "bench", "--", "ocr"]);
-    bench.arg(std::path::absolute(picture).map_err(|e| e.to_string())?).arg(python).arg(fetched.onnxruntime);
+    bench.arg(picture.canonicalize().map_err(|e| e.to_string())?).arg(python).arg(fetched.onnxruntime);
     shell::run(&mut bench)
 }
 

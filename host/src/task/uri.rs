@@ -4,7 +4,7 @@
 //! What an address may be used for is decided elsewhere.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Longest address, in bytes. S3 keys end at 1,024; the rest is scheme, bucket and room for file paths.
 pub const MAX_URI: usize = 2048;
@@ -56,14 +56,16 @@ impl Uri {
         Self("file:///".to_owned())
     }
 
-    /// The address of a local file. The path must be absolute and UTF-8.
+    /// The address of a local file. The path must be absolute and UTF-8; `.` and `..` in it are resolved by their text alone.
     pub fn of_file(path: &Path) -> Result<Self, String> {
+        let path = plain(path);
         let text = path.to_str().ok_or_else(|| format!("path {} is not UTF-8", path.display()))?;
         Self::parse(&format!("file://{text}"))
     }
 
     /// The address of a local folder, as a prefix.
     pub fn of_folder(path: &Path) -> Result<Self, String> {
+        let path = plain(path);
         let text = path.to_str().ok_or_else(|| format!("path {} is not UTF-8", path.display()))?;
         Self::parse(&format!("file://{}/", text.trim_end_matches('/')))
     }
@@ -110,6 +112,21 @@ impl fmt::Display for Uri {
     }
 }
 
+/// A path without `.` and `..`. Paths come here from people and their files, never from guests or messages.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
 /// Characters that show nothing or turn the text around: they make two names look alike.
 pub fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{00ad}')
@@ -144,6 +161,12 @@ mod tests {
         ] {
             assert!(Uri::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn paths_of_people_may_climb() {
+        assert_eq!(Uri::of_file(Path::new("/a/b/../c/./d.png")).unwrap().as_str(), "file:///a/c/d.png");
+        assert_eq!(Uri::of_folder(Path::new("/a/b/..")).unwrap().as_str(), "file:///a/");
     }
 
     #[test]
