@@ -67,7 +67,8 @@ pub async fn run(globals: &Globals, args: &JobsArgs) -> Result<Exit, Failure> {
             if globals.json {
                 print_json(&record)?;
             } else {
-                print(&record.render(terminal))?;
+                let errors: String = record.errors().iter().map(|e| format!("{e}\n")).collect();
+                print(&format!("{}{errors}", record.render(terminal)))?;
             }
         }
         JobsCommand::Cancel { id } => {

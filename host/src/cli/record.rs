@@ -157,11 +157,6 @@ impl Record {
             None => format!("job {} {}\n\n", self.job_id, self.status),
         };
         out.push_str(&self.steps(terminal));
-        for task in self.tasks.iter().filter(|task| task.status == TaskState::Dead).take(5) {
-            let Some(error) = &task.error else { continue };
-            let (id, why) = (text::short_id(&task.task_id), text::plain(&error.message));
-            out.push_str(&format!("\nstep {} task {id} failed: {}: {why}\n", task.step, text::line(&error.code, 128)));
-        }
         if let Some(result) = &self.result {
             out.push_str(&format!("\n{}\n", pretty(result, terminal.shows_results)));
         }
@@ -172,6 +167,17 @@ impl Record {
             }
         }
         out
+    }
+
+    /// A line on each task that failed, five at most.
+    pub fn errors(&self) -> Vec<String> {
+        let dead = self.tasks.iter().filter(|task| task.status == TaskState::Dead);
+        let told = dead.filter_map(|task| {
+            let error = task.error.as_ref()?;
+            let why = text::line(&format!("{}: {}", error.code, error.message), 4096);
+            Some(format!("step '{}' task {} failed: {why}", task.step, text::short_id(&task.task_id)))
+        });
+        told.take(5).collect()
     }
 
     fn steps(&self, terminal: Terminal) -> String {

@@ -31,9 +31,11 @@ pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failu
         print_json(&job.record)?;
     } else {
         print(&job.record.render(terminal))?;
-        if job.record.status == JobState::Failed {
-            note(&format!("help: `wasm-worker tasks list --job {0}` and `wasm-worker tasks logs ID` show more", job.record.job_id));
-        }
+    }
+    if job.record.status == JobState::Failed {
+        let failed = Failure::failed(job.record.errors().join("\n"));
+        let more = format!("`wasm-worker tasks list --job {}` and `wasm-worker tasks logs ID` show more", job.record.job_id);
+        note(failed.help(more).to_string().trim_end());
     }
     Ok(match job.record.status {
         JobState::Done => Exit::Done,
