@@ -328,7 +328,7 @@ pub struct TaskFilter {
     pub step: Option<String>,
     /// In this state.
     pub state: Option<TaskState>,
-    /// At most this many, newest jobs first; within a job in the order of creation.
+    /// At most this many (0: as many as one answer holds), newest jobs first; within a job in the order of creation.
     pub limit: u32,
 }
 
@@ -368,7 +368,7 @@ pub struct DeadLetterFilter {
     pub step: Option<String>,
     /// With this error code.
     pub code: Option<String>,
-    /// At most this many, newest first.
+    /// At most this many (0: as many as one answer holds), newest first.
     pub limit: u32,
 }
 
@@ -398,13 +398,15 @@ pub trait TaskStore: Send + Sync {
     async fn heartbeat(&self, beats: Vec<Heartbeat>, lease: Duration) -> Result<Vec<Beat>, StoreError>;
 
     /// COMMITTED, fenced by epoch and owner. With an empty manifest the end is part of the same transaction.
-    /// A repeat by the same lease answers [`Applied::Yes`].
+    /// A repeat by the same lease answers [`Applied::Yes`]. A task that was asked to stop ends CANCELLED instead, and the answer is
+    /// [`Applied::Lost`]: nothing it made is to be put in place.
     async fn commit(&self, commit: Commit) -> Result<Applied, StoreError>;
 
     /// DONE: children, groups, counters, in one transaction, where the task is COMMITTED. Without effect otherwise.
     async fn end(&self, key: TaskKey) -> Result<(), StoreError>;
 
-    /// Ends a run that reached no commit.
+    /// Ends a run that reached no commit; a repeat of the same answers [`Applied::Yes`]. Whatever it asks for, a task that was asked
+    /// to stop ends CANCELLED. [`Settlement::Dead`] counts as an attempt.
     async fn settle(&self, lease: Lease, how: Settlement, log: String) -> Result<Applied, StoreError>;
 
     /// A page of the inputs of a `then` task, in fan-out order.

@@ -17,9 +17,12 @@ WHERE tasks.tenant = c.tenant AND tasks.task_id = c.task_id AND tasks.epoch = c.
   AND tasks.state = 'PROCESSING'
 RETURNING tenant, task_id, epoch, owner, cancel_at IS NOT NULL";
 
+/// Tenant, task id, epoch, owner, lease in milliseconds, progress.
+type Row<'a> = (&'a str, &'a str, u64, &'a str, i64, Option<&'a str>);
+
 /// Renews all; one list of answers per request.
 pub(super) async fn renew(tx: &mut Tx<'_>, requests: &[(&[Heartbeat], Duration)]) -> Result<Vec<Vec<Beat>>, Fault> {
-    let rows: Vec<(&str, &str, u64, &str, i64, Option<&str>)> = requests
+    let rows: Vec<Row<'_>> = requests
         .iter()
         .flat_map(|(beats, lease)| {
             beats.iter().map(|b| {
