@@ -28,7 +28,7 @@ pub(super) async fn finish(worker: &Worker, key: &TaskKey, prefix: &Uri, manifes
         let error = match publish(worker.services.objects.as_ref(), prefix, manifest).await {
             Ok(()) => match worker.services.tasks.end(key.clone()).await {
                 Ok(()) => {
-                    tidy(worker, prefix, manifest).await;
+                    tidy(worker, prefix).await;
                     return TaskState::Done;
                 }
                 Err(error) => error.to_string(),
@@ -97,11 +97,12 @@ fn at(prefix: &Uri, name: &str) -> Result<Uri, ObjectError> {
     prefix.join(name).map_err(ObjectError::Invalid)
 }
 
-/// Removes the folder of the attempt that won. Those of others are the sweeper's.
-async fn tidy(worker: &Worker, prefix: &Uri, manifest: &Manifest) {
-    if let Ok(folder) = at(prefix, &manifest.folder)
+/// Removes the folder of attempts: the task has ended, so nobody has a use for any of them. What a paused worker adds
+/// later is the sweeper's.
+async fn tidy(worker: &Worker, prefix: &Uri) {
+    if let Ok(folder) = at(prefix, "_attempts/")
         && let Err(error) = worker.services.objects.delete_prefix(&folder).await
     {
-        tracing::debug!(%error, "attempt folder left to the sweeper");
+        tracing::debug!(%error, "attempts left to the sweeper");
     }
 }
