@@ -102,7 +102,7 @@ fn list(jobs: &[JobView], terminal: Terminal) -> String {
 }
 
 /// A job by its id, or by a beginning of it that fits one job only.
-async fn find(app: &App, id: &str) -> Result<JobView, Failure> {
+pub async fn find(app: &App, id: &str) -> Result<JobView, Failure> {
     let tenant = &app.config.tenant;
     match app.tasks.job(tenant, id).await {
         Err(StoreError::NotFound(_)) => {}

@@ -11,7 +11,8 @@ use super::RunArgs;
 use crate::app::{App, Submission, WorkerOptions};
 use crate::config::Pipeline;
 use crate::task::state::JobState;
-use crate::worker::Until;
+use crate::worker::{Until, Worker};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -25,8 +26,16 @@ pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failu
     config.worker.grace = config.worker.grace.min(GRACE);
     let pipeline = args.source.load(&config.limits)?;
     let submission = submission(args)?;
+    let drain = signals::listen("interrupted: handing running tasks back (again: at once)")?;
     let app = App::open(config).await?;
-    let job = run_one(&app, &pipeline, submission, terminal, globals.json).await?;
+    // The worker first: what cannot be loaded is said before a job is on record.
+    let options = WorkerOptions { job_id: submission.job_id.clone(), patient: false };
+    let worker = tokio::select! {
+        worker = app.worker(&pipeline, options) => worker?,
+        () = drain.cancelled() => return Ok(Exit::Interrupted),
+    };
+    let bars = (terminal.shows_progress && !globals.json).then(|| Bars::new(pipeline.steps.iter().map(|s| s.name.clone()).collect()));
+    let job = run_one(&app, &pipeline, &worker, submission, bars, &drain).await?;
     if globals.json {
         print_json(&job.record)?;
     } else {
@@ -62,23 +71,23 @@ struct Ran {
     interrupted: bool,
 }
 
-/// Submits a job and runs it here to its end, or until a signal.
-async fn run_one(app: &App, pipeline: &Pipeline, submission: Submission, terminal: Terminal, json: bool) -> Result<Ran, Failure> {
+/// Submits a job and runs it here to its end, or until `drain`.
+async fn run_one(
+    app: &App,
+    pipeline: &Pipeline,
+    worker: &Arc<Worker>,
+    submission: Submission,
+    bars: Option<Bars>,
+    drain: &CancellationToken,
+) -> Result<Ran, Failure> {
     let tenant = app.config.tenant.clone();
-    // The worker first: what cannot be loaded is said before a job is on record.
-    let options = WorkerOptions { job_id: submission.job_id.clone(), patient: false };
-    let worker = app.worker(pipeline, options).await?;
     let receipts = app.submit(pipeline, vec![submission]).await?;
     let Some(receipt) = receipts.into_iter().next() else {
         return Err(Failure::failed("the task store took no job"));
     };
     let job_id = receipt.job_id;
-    let drain = signals::listen("interrupted: handing running tasks back (again: at once)")?;
     let over = CancellationToken::new();
-    let showing = (terminal.shows_progress && !json).then(|| {
-        let bars = Bars::new(pipeline.steps.iter().map(|s| s.name.clone()).collect());
-        tokio::spawn(bars.follow(app.tasks.clone(), tenant.clone(), job_id.clone(), over.clone()))
-    });
+    let showing = bars.map(|bars| tokio::spawn(bars.follow(app.tasks.clone(), tenant.clone(), job_id.clone(), over.clone())));
     worker.run(Until::JobEnded { tenant: tenant.clone(), job_id: job_id.clone() }, None, drain.clone()).await;
     over.cancel();
     if let Some(showing) = showing {
