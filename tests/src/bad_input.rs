@@ -24,7 +24,7 @@ fn refused(printed: &Printed, code: Option<i32>, parts: &[&str]) {
 fn what_is_no_guest_is_refused_by_name() {
     let place = Place::new();
     let files: [(&str, &[u8], &[&str]); 4] = [
-        ("text.wasm", b"hello", &["text.wasm", "not a WebAssembly"]),
+        ("text.wasm", b"hello", &["text.wasm", "no WebAssembly"]),
         ("empty.wasm", b"", &["empty.wasm", "empty"]),
         ("core.wasm", CORE_MODULE, &["core.wasm", "core module", "wasm32-wasip2"]),
         ("native.cwasm", b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0", &["native.cwasm"]),

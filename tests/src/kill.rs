@@ -35,6 +35,19 @@ fn check_claims(place: &Place, task: &Value) {
     assert!(epochs.windows(2).all(|w| w[0] < w[1]), "{epochs:?}");
 }
 
+/// Waits until so many tasks are DONE: the workers are at work, and not yet at the end.
+fn wait_for_done(place: &Place, count: usize) {
+    let began = Instant::now();
+    loop {
+        let done = place.run(&["tasks", "list", "--state", "DONE", "--limit", "100000", "--json"]).ok().json();
+        if done.as_array().unwrap().len() >= count {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(120), "only {} tasks are done", done.as_array().unwrap().len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn attempts_left(folder: &Path) -> usize {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let mut left = 0;
@@ -62,11 +75,11 @@ fn nothing_is_lost_and_nothing_happens_twice() {
     let settings = [("WASM_WORKER_LEASE", "2s"), ("WASM_WORKER_CONCURRENCY", "3")];
     let mut workers: Vec<_> = (0..3).map(|i| place.start(&["run", pipeline, "--until-empty"], &format!("w{i}.log"), &settings)).collect();
     for round in 0..3 {
-        std::thread::sleep(Duration::from_millis(500));
-        let victim = &mut workers[round % 3];
+        wait_for_done(&place, 60 * (round + 1));
+        let victim = &mut workers[round];
         victim.kill().unwrap();
         victim.wait().unwrap();
-        workers[round % 3] = place.start(&["run", pipeline, "--until-empty"], &format!("again{round}.log"), &settings);
+        *victim = place.start(&["run", pipeline, "--until-empty"], &format!("again{round}.log"), &settings);
     }
     let began = Instant::now();
     for worker in &mut workers {

@@ -12,7 +12,7 @@ fn loops_end_at_their_limit_and_honest_work_is_done() {
     let pipeline = place.write(
         "pipeline.toml",
         &format!(
-            "name = \"spin\"\n[steps.loop]\nguest = {0:?}\nlimits = {{ wall = \"6s\" }}\n[steps.honest]\nguest = {0:?}\nlimits = {{ wall = \"120s\" }}\n",
+            "name = \"spin\"\n[steps.loop]\nguest = {0:?}\nmax_attempts = 1\nlimits = {{ wall = \"6s\" }}\n[steps.honest]\nguest = {0:?}\nlimits = {{ wall = \"120s\" }}\n",
             probe.to_str().unwrap()
         ),
     );
@@ -26,7 +26,7 @@ fn loops_end_at_their_limit_and_honest_work_is_done() {
     );
     place.run(&["submit", pipeline, "--jsonl", jobs.to_str().unwrap()]).ok();
     let began = Instant::now();
-    let settings = [("WASM_WORKER_LEASE", "3s"), ("WASM_WORKER_CONCURRENCY", "4"), ("WASM_WORKER_MAX_ATTEMPTS", "1")];
+    let settings = [("WASM_WORKER_LEASE", "3s"), ("WASM_WORKER_CONCURRENCY", "4")];
     let mut worker = place.command(&["run", pipeline, "--until-empty"]);
     let ended: crate::binary::Printed = worker.envs(settings).output().unwrap().into();
     ended.ok();

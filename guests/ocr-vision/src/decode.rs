@@ -68,11 +68,21 @@ pub fn decode(file: &[u8]) -> Result<Picture, DecodeError> {
     decoder.set_limits(limits).map_err(failed)?;
     // A picture with a damaged EXIF block is still a picture.
     let orientation = decoder.orientation().ok();
-    let mut image = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    let mut image = match exact(file, format) {
+        Some(image) => image,
+        None => DynamicImage::from_decoder(decoder).map_err(failed)?,
+    };
     if let Some(orientation) = orientation {
         image.apply_orientation(orientation);
     }
     opaque(image).ok_or_else(|| DecodeError::Broken { format: name, reason: "it has no pixels".to_owned() })
+}
+
+/// The pixels to the bit as the reference has them, where this crate's own decoder takes the file.
+fn exact(file: &[u8], format: ImageFormat) -> Option<DynamicImage> {
+    let picture = if format == ImageFormat::Jpeg { crate::jpeg::decode(file, MAX_PIXELS as usize)? } else { return None };
+    let (width, height) = (u32::try_from(picture.width()).ok()?, u32::try_from(picture.height()).ok()?);
+    image::RgbImage::from_raw(width, height, picture.into_rgb()).map(DynamicImage::from)
 }
 
 fn format_of(file: &[u8]) -> Result<(ImageFormat, &'static str), DecodeError> {

@@ -12,6 +12,7 @@ mod detect;
 mod draw;
 mod grow;
 mod hull;
+mod jpeg;
 mod line;
 mod order;
 mod page;

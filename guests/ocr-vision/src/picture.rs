@@ -57,6 +57,11 @@ impl Picture {
         &self.rgb
     }
 
+    /// All bytes, row after row, without a copy.
+    pub(crate) fn into_rgb(self) -> Vec<u8> {
+        self.rgb
+    }
+
     /// All bytes, to be changed in place.
     pub(crate) fn rgb_mut(&mut self) -> &mut [u8] {
         &mut self.rgb

@@ -23,6 +23,8 @@ pub(super) struct Bounds<'a> {
     pub scope: &'a Scope,
     /// When the call ends, whatever the guest does. None where the clock does not reach that far.
     pub deadline: Option<Instant>,
+    /// The instance's meter.
+    pub meter: &'a mut Meter,
 }
 
 /// Why a call did not come to its own end.
@@ -36,13 +38,24 @@ pub(super) enum Cut {
     Panic(String),
 }
 
-/// Adds up the processor time of the turns, and hands it over also when the call is dropped.
-struct Meter<'a> {
+/// Calls shorter than this are metered by the clock on the wall: reading a thread's processor time is a system call, which
+/// costs about as much as a whole call of a small hook, and so short a call is hardly ever interrupted.
+const SHORT: Duration = Duration::from_micros(50);
+
+/// How processor time is measured, call by call of one instance.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    /// Whether the last call was short: then the first turn of the next is taken to be short as well.
+    short: bool,
+}
+
+/// Adds up the processor time of the turns of one call, and hands it over also when the call is dropped.
+struct Sum<'a> {
     scope: &'a Scope,
     spent: Duration,
 }
 
-impl Drop for Meter<'_> {
+impl Drop for Sum<'_> {
     fn drop(&mut self) {
         self.scope.count_cpu(self.spent);
     }
@@ -50,21 +63,25 @@ impl Drop for Meter<'_> {
 
 /// Runs `call` within `bounds`. After an error the guest's store is in the middle of something and must not be used again.
 pub(super) async fn bounded<T>(call: impl Future<Output = T>, bounds: Bounds<'_>) -> Result<T, Cut> {
-    let Bounds { ticker, scope, deadline } = bounds;
-    let mut meter = Meter { scope, spent: Duration::ZERO };
+    let Bounds { ticker, scope, deadline, meter } = bounds;
+    let mut sum = Sum { scope, spent: Duration::ZERO };
     let mut call = pin!(call);
     let mut bell = pin!(ring(scope, deadline));
-    poll_fn(move |cx| {
+    // Not `move`: that would copy the sum into the closure, and the one that is handed over would stay at zero.
+    poll_fn(|cx| {
         if scope.check().is_err() {
             return Poll::Ready(Err(Cut::Stopped));
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        let start = Instant::now();
+        if deadline.is_some_and(|deadline| start >= deadline) {
             return Poll::Ready(Err(Cut::WallLimit));
         }
         let running = ticker.running();
-        let before = thread_time();
+        let before = if meter.short { None } else { Some(thread_time()) };
         let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx)));
-        meter.spent += thread_time().saturating_sub(before);
+        let took = start.elapsed();
+        sum.spent += before.map_or(took, |before| thread_time().saturating_sub(before));
+        meter.short = took < SHORT && matches!(polled, Ok(Poll::Ready(_)));
         drop(running);
         match polled {
             Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),

@@ -6,7 +6,7 @@
 use super::GuestFault;
 use super::bindings::StepPre;
 use super::bindings::exports::wasm_worker::pipeline::hooks as contract;
-use super::bounded::{Bounds, bounded};
+use super::bounded::{Bounds, Meter, bounded};
 use super::engine::GuestEngine;
 use super::fault;
 use super::imports;
@@ -205,7 +205,7 @@ impl Component {
             let describe = instance.get_typed_func::<(), (String,)>(&mut store, index)?;
             Ok(describe.call_async(&mut store, ()).await?.0)
         };
-        let told = bounded(call, Bounds { ticker: self.engine.ticker(), scope: &scope, deadline }).await;
+        let told = bounded(call, Bounds { ticker: self.engine.ticker(), scope: &scope, deadline, meter: &mut Meter::default() }).await;
         let text = told.map_err(|cut| fault::of_cut(cut, &limits))?.map_err(|error| fault::of_error(&error, store.data()))?;
         if text.len() > MAX_MANIFEST {
             let why = format!("describe answered {} bytes; at most {MAX_MANIFEST} are taken", text.len());
@@ -235,7 +235,11 @@ impl std::fmt::Debug for Component {
     }
 }
 
-fn load_blocking(engine: Arc<GuestEngine>, file: PathBuf, digest_to: tokio::sync::oneshot::Sender<String>) -> Result<Component, ComponentError> {
+fn load_blocking(
+    engine: Arc<GuestEngine>,
+    file: PathBuf,
+    digest_to: tokio::sync::oneshot::Sender<String>,
+) -> Result<Component, ComponentError> {
     let bytes = read(&file)?;
     check_kind(&file, &bytes)?;
     let digest = id::sha256(&bytes);
@@ -332,7 +336,10 @@ fn check_hooks(file: &Path, component: &wasmtime::component::Component) -> Resul
     let checks: [(&str, wasmtime::Result<()>); 3] = [
         ("load-pipeline", ComponentFunc::typecheck::<(contract::Setup<'_>,), Answer<()>>(load, &cx)),
         ("process", ComponentFunc::typecheck::<(contract::Task<'_>,), Answer<contract::OutputResult>>(process, &cx)),
-        ("publish-next", ComponentFunc::typecheck::<(contract::Task<'_>, contract::OutputParam<'_>), Answer<contract::FanOut>>(publish, &cx)),
+        (
+            "publish-next",
+            ComponentFunc::typecheck::<(contract::Task<'_>, contract::OutputParam<'_>), Answer<contract::FanOut>>(publish, &cx),
+        ),
     ];
     for (what, check) in checks {
         check.map_err(|error| ComponentError::WrongTypes {

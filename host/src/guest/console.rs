@@ -54,11 +54,15 @@ impl Console {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether lines go to `scope` already.
+    pub(super) fn is_for(&self, scope: &Arc<Scope>) -> bool {
+        self.lines().scope.as_ref().is_some_and(|known| Arc::ptr_eq(known, scope))
+    }
+
     /// From now on lines go to `scope`.
     pub(super) fn attach(&self, scope: &Arc<Scope>) {
-        let mut lines = self.lines();
-        lines.last_words.clear();
-        lines.scope = Some(Arc::clone(scope));
+        self.detach();
+        self.lines().scope = Some(Arc::clone(scope));
     }
 
     /// Hands over unfinished lines; what comes later is lost.
@@ -66,6 +70,7 @@ impl Console {
         let mut lines = self.lines();
         lines.flush(Stream::Stdout);
         lines.flush(Stream::Stderr);
+        lines.last_words.clear();
         lines.scope = None;
     }
 

@@ -147,7 +147,10 @@ fn checked_payload(what: &str, given: types::PayloadResult, limits: &Limits) -> 
 fn check_pairs(what: &str, pairs: &[(String, String)]) -> Result<(), TaskError> {
     let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
     if pairs.len() > MAX_ENTRIES || bytes > MAX_ENTRY_BYTES {
-        let text = format!("{what} of {} entries and {bytes} bytes; at most {MAX_ENTRIES} entries and {MAX_ENTRY_BYTES} bytes are taken", pairs.len());
+        let text = format!(
+            "{what} of {} entries and {bytes} bytes; at most {MAX_ENTRIES} entries and {MAX_ENTRY_BYTES} bytes are taken",
+            pairs.len()
+        );
         return Err(bad_answer(text));
     }
     Ok(())

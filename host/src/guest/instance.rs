@@ -4,7 +4,7 @@
 //! leaves the store in the middle of something.
 
 use super::bindings::exports::wasm_worker::pipeline::hooks;
-use super::bounded::{Bounds, Cut, bounded};
+use super::bounded::{Bounds, Cut, Meter, bounded};
 use super::component::Component;
 use super::engine::GuestEngine;
 use super::pool::StepSetup;
@@ -27,6 +27,9 @@ pub struct WasmGuest {
     hooks: hooks::Guest,
     /// Where host calls go between runs.
     idle: Arc<Scope>,
+    /// When the run that it serves ends: `process` begins the wall limit, `publish-next` goes on with it.
+    deadline: Option<Instant>,
+    meter: Meter,
     served: u32,
     recycle_after: u32,
     /// False during a call, and after one that did not come to its own end.
@@ -48,7 +51,9 @@ impl WasmGuest {
         let mut store = component.store(state);
         let deadline = Instant::now().checked_add(setup.limits.wall);
         let engine = Arc::clone(component.engine());
-        let (functions, names, extras) = (strs(&setup.functions), setup.models.keys().map(String::as_str).collect::<Vec<_>>(), setup.extras());
+        let mut meter = Meter::default();
+        let (functions, names, extras) =
+            (strs(&setup.functions), setup.models.keys().map(String::as_str).collect::<Vec<_>>(), setup.extras());
         let contract = hooks::Setup {
             step: &setup.step,
             functions: &functions,
@@ -61,34 +66,42 @@ impl WasmGuest {
             let loaded = hooks.call_load_pipeline(&mut store, contract).await?;
             Ok((hooks, loaded))
         };
-        let ended = bounded(call, Bounds { ticker: engine.ticker(), scope: &scope, deadline }).await;
+        let ended = bounded(call, Bounds { ticker: engine.ticker(), scope: &scope, deadline, meter: &mut meter }).await;
         let ended = settle(ended, &store, &scope).map_err(|fault| on_load(fault, setup));
-        store.data_mut().close_streams();
         store.data_mut().detach(&scope);
         tell(&scope, setup);
         let (hooks, loaded) = ended?;
         loaded.map_err(|error| load_error(convert::hook_error(error), setup))?;
-        Ok(Self { engine, store, hooks, idle: scope, served: 0, recycle_after: setup.limits.recycle_after, whole: true })
+        Ok(Self {
+            engine,
+            store,
+            hooks,
+            idle: scope,
+            deadline: None,
+            meter,
+            served: 0,
+            recycle_after: setup.limits.recycle_after,
+            whole: true,
+        })
     }
 
-    fn begin(&mut self, scope: &Arc<Scope>) -> Option<Instant> {
+    fn begin(&mut self, scope: &Arc<Scope>) {
         self.whole = false;
         self.store.set_epoch_deadline(1);
         self.store.data_mut().attach(scope);
-        scope.started().checked_add(scope.limits().wall)
     }
 
     /// Whatever the guest answered after the run was stopped is not used.
     fn end<T>(&mut self, ended: Result<wasmtime::Result<T>, Cut>, scope: &Scope) -> Result<T, GuestFault> {
         self.whole = matches!(ended, Ok(Ok(_)));
+        scope.note_memory(self.store.data().limiter.used());
         let answer = settle(ended, &self.store, scope);
-        self.store.data_mut().detach(&self.idle);
         if scope.check().is_err() { Err(GuestFault::Stopped) } else { answer }
     }
 
-    /// The run is over: what it left open is closed.
+    /// The run is over: what it left open is closed, and nothing of it is reached any more.
     fn finish<T>(&mut self, answer: Result<T, GuestFault>) -> Result<T, GuestFault> {
-        self.store.data_mut().close_streams();
+        self.store.data_mut().detach(&self.idle);
         answer
     }
 }
@@ -97,10 +110,13 @@ impl WasmGuest {
 impl Guest for WasmGuest {
     async fn process(&mut self, work: &Arc<Work>, scope: &Arc<Scope>) -> Result<Output, GuestFault> {
         self.served = self.served.saturating_add(1);
-        let deadline = self.begin(scope);
+        // Counted from here, not from the claim: making an instance has a limit of its own.
+        self.deadline = Instant::now().checked_add(scope.limits().wall);
+        self.begin(scope);
+        let deadline = self.deadline;
         let labels = convert::labels(work);
         let call = self.hooks.call_process(&mut self.store, convert::task(work, &labels, left_ms(deadline)));
-        let ended = bounded(call, Bounds { ticker: self.engine.ticker(), scope, deadline }).await;
+        let ended = bounded(call, Bounds { ticker: self.engine.ticker(), scope, deadline, meter: &mut self.meter }).await;
         let answer = match self.end(ended, scope) {
             Ok(Ok(output)) => convert::output(output, scope.limits()).map_err(GuestFault::Guest),
             Ok(Err(error)) => Err(GuestFault::Hook(convert::hook_error(error))),
@@ -111,11 +127,12 @@ impl Guest for WasmGuest {
 
     async fn publish_next(&mut self, work: &Arc<Work>, output: Output, scope: &Arc<Scope>) -> Result<FanOut, GuestFault> {
         scope.forbid_writes();
-        let deadline = self.begin(scope);
+        self.begin(scope);
+        let deadline = self.deadline;
         let (labels, extras) = (convert::labels(work), convert::extras(&output.extras));
         let task = convert::task(work, &labels, left_ms(deadline));
         let call = self.hooks.call_publish_next(&mut self.store, task, convert::output_in(&output, &extras));
-        let ended = bounded(call, Bounds { ticker: self.engine.ticker(), scope, deadline }).await;
+        let ended = bounded(call, Bounds { ticker: self.engine.ticker(), scope, deadline, meter: &mut self.meter }).await;
         let answer = match self.end(ended, scope) {
             Ok(Ok(fan_out)) => convert::fan_out(fan_out, scope.limits()).map_err(GuestFault::Guest),
             Ok(Err(error)) => Err(GuestFault::Hook(convert::hook_error(error))),

@@ -61,16 +61,20 @@ impl State {
         }
     }
 
-    /// A call begins: host calls go to `scope` from now on.
+    /// A call begins: host calls go to `scope` from now on, until [`State::detach`].
     pub fn attach(&mut self, scope: &Arc<Scope>) {
         self.limiter.begin();
+        if self.console.is_for(scope) {
+            return;
+        }
+        self.close_streams();
         self.console.attach(scope);
         self.scope = Arc::clone(scope);
     }
 
-    /// A call has ended. `idle` is a scope in which nothing can be done.
+    /// The run has ended. `idle` is a scope in which nothing can be done.
     pub fn detach(&mut self, idle: &Arc<Scope>) {
-        self.scope.note_memory(self.limiter.used());
+        self.close_streams();
         self.console.detach();
         self.scope = Arc::clone(idle);
     }

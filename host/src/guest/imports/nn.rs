@@ -39,6 +39,9 @@ pub struct NnError {
     text: String,
 }
 
+/// Tensors by their names.
+type Named = Vec<(String, Tensor)>;
+
 type Answer<T> = wasmtime::Result<Result<T, Resource<NnError>>>;
 
 impl State {
@@ -60,7 +63,11 @@ impl State {
         let size = (bytes.len() + dims.len() * size_of::<u32>()) as u64;
         if let Err(why) = self.tensors.take(size) {
             // Over the quota nothing is kept, not even the sizes.
-            return HeldTensor { ty, content: Content::Bad { dims: Vec::new(), bytes: Vec::new(), why: InferenceError::TooLarge(why) }, charged: 0 };
+            return HeldTensor {
+                ty,
+                content: Content::Bad { dims: Vec::new(), bytes: Vec::new(), why: InferenceError::TooLarge(why) },
+                charged: 0,
+            };
         }
         let content = match check(&dims, ty, bytes) {
             Ok(tensor) => Content::Good(tensor),
@@ -69,8 +76,8 @@ impl State {
         HeldTensor { ty, content, charged: size }
     }
 
-    /// Takes the inputs of a run out of the table. All handles are used up, also if one of them is bad.
-    fn take_inputs(&mut self, inputs: Vec<inference::NamedTensor>) -> wasmtime::Result<(Result<Vec<(String, Tensor)>, InferenceError>, u64)> {
+    /// Takes the inputs of a run out of the table, and how many bytes they hold. All handles are used up, also if one is bad.
+    fn take_inputs(&mut self, inputs: Vec<inference::NamedTensor>) -> wasmtime::Result<(Result<Named, InferenceError>, u64)> {
         let mut taken = Ok(Vec::with_capacity(inputs.len()));
         let mut charged = 0;
         for (name, handle) in inputs {
@@ -85,7 +92,7 @@ impl State {
         Ok((taken, charged))
     }
 
-    fn hand_over(&mut self, outputs: Vec<(String, Tensor)>) -> Answer<Vec<inference::NamedTensor>> {
+    fn hand_over(&mut self, outputs: Named) -> Answer<Vec<inference::NamedTensor>> {
         let mut held = Vec::with_capacity(outputs.len());
         let mut charged = 0;
         for (name, tensor) in outputs {
@@ -191,7 +198,12 @@ impl errors::HostError for State {
 }
 
 impl graph::Host for State {
-    async fn load(&mut self, builder: Vec<Vec<u8>>, encoding: graph::GraphEncoding, target: graph::ExecutionTarget) -> Answer<Resource<Graph>> {
+    async fn load(
+        &mut self,
+        builder: Vec<Vec<u8>>,
+        encoding: graph::GraphEncoding,
+        target: graph::ExecutionTarget,
+    ) -> Answer<Resource<Graph>> {
         if !self.step.allow_load {
             let why = format!("step '{}' may not load models from bytes; declare the model and use load-by-name", self.step.step);
             return self.refuse(&InferenceError::Security(why));

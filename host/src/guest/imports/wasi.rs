@@ -5,7 +5,8 @@ use crate::guest::state::State;
 use wasmtime::component::Linker;
 
 /// Packages that count as standard, for the check of a component's imports.
-pub(in crate::guest) const PACKAGES: &[&str] = &["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+pub(in crate::guest) const PACKAGES: &[&str] =
+    &["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
 
 /// Links the six packages.
 pub(in crate::guest) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
