@@ -93,14 +93,7 @@ impl Filter {
             Some(id) => Some(super::jobs::find(app, id).await?.job_id),
             None => None,
         };
-        Ok(DeadLetterFilter {
-            tenant: Some(tenant.clone()),
-            task_id,
-            job_id,
-            step: self.step.clone(),
-            code: self.code.clone(),
-            limit,
-        })
+        Ok(DeadLetterFilter { tenant: Some(tenant.clone()), task_id, job_id, step: self.step.clone(), code: self.code.clone(), limit })
     }
 }
 
@@ -119,12 +112,17 @@ pub async fn run(globals: &Globals, args: &DlqArgs) -> Result<Exit, Failure> {
         }
         DlqCommand::Redrive { id, filter, all, dry_run } => {
             if id.is_none() && filter.is_empty() && !all {
-                return Err(Failure::usage("nothing says which letters").help("--id, --task, --job, --step or --code choose some; --all takes every one"));
+                return Err(Failure::usage("nothing says which letters")
+                    .help("--id, --task, --job, --step or --code choose some; --all takes every one"));
             }
             let mut wanted = filter.with(&app, MAX_LETTERS).await?;
             if let Some(number) = id {
                 let letter = find(&app, |letter| letter.id == *number, &number.to_string()).await?;
-                wanted.task_id = Some(letter.task_id.ok_or_else(|| Failure::failed(format!("letter {number} never was a task: there is nothing to put back")))?);
+                wanted.task_id = Some(
+                    letter
+                        .task_id
+                        .ok_or_else(|| Failure::failed(format!("letter {number} never was a task: there is nothing to put back")))?,
+                );
             }
             redrive(&app, wanted, *dry_run, globals.json, terminal).await?;
         }
@@ -146,7 +144,8 @@ async fn redrive(app: &App, filter: DeadLetterFilter, dry_run: bool, json: bool,
 async fn find(app: &App, fits: impl Fn(&DeadLetter) -> bool, shown: &str) -> Result<DeadLetter, Failure> {
     let filter = DeadLetterFilter { tenant: Some(app.config.tenant.clone()), limit: MAX_LETTERS, ..DeadLetterFilter::default() };
     let letters = app.tasks.dead_letters(filter).await?;
-    let missing = || Failure::failed(format!("no dead letter '{}'", text::line(shown, 128))).help("`wasm-worker dlq list` shows what there is");
+    let missing =
+        || Failure::failed(format!("no dead letter '{}'", text::line(shown, 128))).help("`wasm-worker dlq list` shows what there is");
     letters.into_iter().find(fits).ok_or_else(missing)
 }
 

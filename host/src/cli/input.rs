@@ -49,7 +49,9 @@ fn read_bounded(from: impl Read) -> std::io::Result<String> {
     let mut text = String::new();
     let size = from.take(MAX_PARAMS + 1).read_to_string(&mut text)?;
     if size as u64 > MAX_PARAMS {
-        return Err(std::io::Error::other(format!("more than {MAX_PARAMS} bytes; put large values in a file of their own, and name it with --input")));
+        return Err(std::io::Error::other(format!(
+            "more than {MAX_PARAMS} bytes; put large values in a file of their own, and name it with --input"
+        )));
     }
     Ok(text)
 }

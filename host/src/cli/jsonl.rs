@@ -22,9 +22,8 @@ const MAX_LINES: usize = 1_000_000;
 const MAX_FAULTS: usize = 50;
 
 /// Every key of a line.
-const KEYS: &[&str] = &[
-    "input", "params", "step", "function", "job_id", "task_id", "priority", "max_attempts", "delay_ms", "output", "metadata",
-];
+const KEYS: &[&str] =
+    &["input", "params", "step", "function", "job_id", "task_id", "priority", "max_attempts", "delay_ms", "output", "metadata"];
 
 /// Reads all lines; empty ones are skipped. `source` names the file in errors.
 pub fn read(from: impl BufRead, source: &str) -> Result<Vec<Submission>, Failure> {
@@ -60,7 +59,9 @@ pub fn read(from: impl BufRead, source: &str) -> Result<Vec<Submission>, Failure
         if more > 0 {
             faults.push(format!("{source}: {more} more problems"));
         }
-        return Err(Failure::usage(faults.join("\n")).help("nothing was submitted; a line looks like {\"input\": \"a.png\", \"params\": {}}"));
+        return Err(
+            Failure::usage(faults.join("\n")).help("nothing was submitted; a line looks like {\"input\": \"a.png\", \"params\": {}}")
+        );
     }
     if good.is_empty() {
         return Err(Failure::usage(format!("{source} holds no job")));
@@ -180,11 +181,16 @@ mod tests {
 
     #[test]
     fn every_bad_line_is_named_by_its_number() {
-        let text = "{\"params\": {}}\n\nnope\n[1]\n{\"parmas\": {}, \"priority\": 10, \"metadata\": {\"a\": 1}}\n{\"input\": \"no/such\"}\n";
+        let text =
+            "{\"params\": {}}\n\nnope\n[1]\n{\"parmas\": {}, \"priority\": 10, \"metadata\": {\"a\": 1}}\n{\"input\": \"no/such\"}\n";
         let error = parse(text).unwrap_err();
         for part in [
-            "jobs.jsonl:3: no JSON", "jobs.jsonl:4: must be a JSON object, not an array", "jobs.jsonl:5: unknown key 'parmas'; did you mean 'params'?",
-            "jobs.jsonl:5: priority must be a whole number from 0 to 9, not 10", "jobs.jsonl:5: metadata.a must be a string", "jobs.jsonl:6: input 'no/such'",
+            "jobs.jsonl:3: no JSON",
+            "jobs.jsonl:4: must be a JSON object, not an array",
+            "jobs.jsonl:5: unknown key 'parmas'; did you mean 'params'?",
+            "jobs.jsonl:5: priority must be a whole number from 0 to 9, not 10",
+            "jobs.jsonl:5: metadata.a must be a string",
+            "jobs.jsonl:6: input 'no/such'",
             "nothing was submitted",
         ] {
             assert!(error.contains(part), "{part} in {error}");

@@ -35,7 +35,8 @@ impl Bars {
         loop {
             tokio::select! { () = sleep(wait) => {}, () = over.cancelled() => break }
             let began = Instant::now();
-            let filter = TaskFilter { tenant: Some(tenant.clone()), job_id: Some(job_id.clone()), limit: MAX_TASKS, ..TaskFilter::default() };
+            let filter =
+                TaskFilter { tenant: Some(tenant.clone()), job_id: Some(job_id.clone()), limit: MAX_TASKS, ..TaskFilter::default() };
             if let Ok(found) = tasks.tasks(filter).await {
                 self.show(&found);
             }

@@ -112,12 +112,8 @@ pub struct TaskLine {
 impl Record {
     /// Reads it from the stores.
     pub async fn read(app: &App, job: JobView) -> Result<Self, Failure> {
-        let filter = TaskFilter {
-            tenant: Some(job.tenant.clone()),
-            job_id: Some(job.job_id.clone()),
-            limit: MAX_TASKS,
-            ..TaskFilter::default()
-        };
+        let filter =
+            TaskFilter { tenant: Some(job.tenant.clone()), job_id: Some(job.job_id.clone()), limit: MAX_TASKS, ..TaskFilter::default() };
         let tasks = app.tasks.tasks(filter).await?;
         let last = final_task(app, &tasks).await?;
         let result_uri = last.and_then(|task| task.result_uri.clone());
@@ -161,7 +157,9 @@ impl Record {
             out.push_str(&format!("\n{}\n", pretty(result, terminal.shows_results)));
         }
         out.push('\n');
-        for (what, uri) in [("result", self.result_uri.as_ref()), ("metrics", self.metrics_uri.as_ref()), ("outputs", Some(&self.output_prefix))] {
+        for (what, uri) in
+            [("result", self.result_uri.as_ref()), ("metrics", self.metrics_uri.as_ref()), ("outputs", Some(&self.output_prefix))]
+        {
             if let Some(uri) = uri {
                 out.push_str(&format!("{what:<8} {}\n", text::plain(uri.strip_prefix("file://").unwrap_or(uri))));
             }
@@ -190,7 +188,8 @@ impl Record {
             }
             tasks.push(task);
         }
-        let mut rows = table::Rows::new(terminal, &["STEP", "#TASKS", "STATE", "#TIME", "#LONGEST", "#INFERENCE", "#PEAK MEMORY", "#FILES"]);
+        let mut rows =
+            table::Rows::new(terminal, &["STEP", "#TASKS", "STATE", "#TIME", "#LONGEST", "#INFERENCE", "#PEAK MEMORY", "#FILES"]);
         for step in order {
             let Some(tasks) = by_step.get(step) else { continue };
             let figures = || tasks.iter().filter_map(|task| task.figures.as_ref());

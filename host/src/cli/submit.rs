@@ -111,7 +111,9 @@ fn submissions(args: &SubmitArgs) -> Result<Vec<Submission>, Failure> {
     if let Some(id) = &args.job_id {
         id::check("--job-id", id).map_err(Failure::usage)?;
         if many != 1 {
-            return Err(Failure::usage(format!("--job-id '{id}' names one job, and there are {many}")).help("give ids line by line, with --jsonl"));
+            return Err(
+                Failure::usage(format!("--job-id '{id}' names one job, and there are {many}")).help("give ids line by line, with --jsonl")
+            );
         }
     }
     if args.repeat > 1 && once.iter().any(|s| s.job_id.is_some()) {
@@ -204,7 +206,11 @@ async fn wait(app: &App, receipts: &[Receipt], json: bool) -> Result<Exit, Failu
     let terminal = Terminal::detect();
     let stop = signals::listen("no longer waiting; the jobs go on")?;
     let ids: Vec<String> = receipts.iter().map(|r| r.job_id.clone()).collect();
-    note(&format!("submitted {}; waiting for a worker to run {}", text::count(ids.len() as u64, "job"), if ids.len() == 1 { "it" } else { "them" }));
+    note(&format!(
+        "submitted {}; waiting for a worker to run {}",
+        text::count(ids.len() as u64, "job"),
+        if ids.len() == 1 { "it" } else { "them" }
+    ));
     let ended = progress::follow(app.tasks.as_ref(), &app.config.tenant, &ids, terminal.shows_progress && !json, &stop).await?;
     tell(receipts, &ended, json)?;
     if stop.is_cancelled() && ended.len() < ids.len() {

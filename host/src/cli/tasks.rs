@@ -143,12 +143,17 @@ fn show(task: &TaskView, terminal: Terminal) -> String {
     line("job", task.job_id.clone());
     line("step", format!("{} (pipeline {}, key {})", task.step, task.pipeline, task.key));
     line("state", format!("{}{}", task.state, if task.cancel_requested { ", asked to stop" } else { "" }));
-    line("attempts", format!("{} of {} failed; {} handed back, {} crashed", task.attempts, task.max_attempts, task.handbacks, task.crashes));
+    line(
+        "attempts",
+        format!("{} of {} failed; {} handed back, {} crashed", task.attempts, task.max_attempts, task.handbacks, task.crashes),
+    );
     line("created", when(task.created_at));
     if let Some(at) = task.ended_at {
         line("ended", when(at));
     }
-    for (name, value) in [("parent", &task.parent), ("outcome", &task.outcome), ("input", &task.message.input_uri), ("result", &task.result_uri)] {
+    for (name, value) in
+        [("parent", &task.parent), ("outcome", &task.outcome), ("input", &task.message.input_uri), ("result", &task.result_uri)]
+    {
         if let Some(value) = value {
             line(name, value.clone());
         }

@@ -28,7 +28,11 @@ pub(super) fn faults(manifest: &Value, config: &Map<String, Value>, models: &[St
         }
     }
     for model in texts(manifest.get("models")).filter(|model| !models.iter().any(|known| known == model)) {
-        faults.push(format!("wants model '{}', which the step does not declare; add it with --model {}=FILE, or in the pipeline file", cut(model, 128), cut(model, 128)));
+        faults.push(format!(
+            "wants model '{}', which the step does not declare; add it with --model {}=FILE, or in the pipeline file",
+            cut(model, 128),
+            cut(model, 128)
+        ));
     }
     match functions(manifest) {
         [] => faults.push("functions must be a list of at least one".to_owned()),
@@ -97,7 +101,16 @@ mod tests {
             "functions": [{"name": "a/b", "params": {"type": 7}, "output": {"type": 7}}, {"name": "c"}],
         });
         let found = faults(&bad, &Map::new(), &[]).join("\n");
-        for part in ["schema_version", "name must be", "version must be, not missing", "config", "--model det=FILE", "a/b", "output is no", "'c' has no schema"] {
+        for part in [
+            "schema_version",
+            "name must be",
+            "version must be, not missing",
+            "config",
+            "--model det=FILE",
+            "a/b",
+            "output is no",
+            "'c' has no schema",
+        ] {
             let part = part.replace("must be,", "must be a text,");
             assert!(found.contains(&part), "{part} in {found}");
         }

@@ -264,7 +264,9 @@ impl Check<'_> {
         let params = match (params, schema) {
             (Some(params), _) => params,
             (None, None) => Map::new(),
-            (None, Some(schema)) => sample::params_of(schema).ok_or("no sample can be made from the schema of params; give one with --params")?,
+            (None, Some(schema)) => {
+                sample::params_of(schema).ok_or("no sample can be made from the schema of params; give one with --params")?
+            }
         };
         Ok(Submission {
             input,
@@ -307,7 +309,11 @@ impl Check<'_> {
             Err(fault) => {
                 let (verdict, told) = typed(fault);
                 self.report.add(Some(step), Item::Process, verdict, told);
-                let hint = if self.args.params.is_none() || self.args.input.is_none() { "; give a sample that works with --input and --params" } else { "" };
+                let hint = if self.args.params.is_none() || self.args.input.is_none() {
+                    "; give a sample that works with --input and --params"
+                } else {
+                    ""
+                };
                 Err(format!("process made nothing to look at{hint}"))
             }
             Ok(output) => {
@@ -354,7 +360,8 @@ impl Check<'_> {
                 Err(e) => (Verdict::Fail, format!("the result is no JSON: {e}")),
                 Ok(value) => {
                     let faults = schema.check(&value);
-                    let shown: Vec<String> = faults.iter().map(|v| format!("{}: {}", manifest::below_params(&v.pointer), v.message)).collect();
+                    let shown: Vec<String> =
+                        faults.iter().map(|v| format!("{}: {}", manifest::below_params(&v.pointer), v.message)).collect();
                     (if faults.is_empty() { Verdict::Pass } else { Verdict::Fail }, shown.join("\n"))
                 }
             },

@@ -48,7 +48,9 @@ impl Sampler<'_> {
         match (kind(schema), variant) {
             (Some("object") | None, variant) => self.object(schema, variant, depth),
             (Some(_), Some(variant)) => Some(variant),
-            (Some("string"), None) => Some("x".repeat(schema.get("minLength").and_then(Value::as_u64).unwrap_or(1).min(1 << 16) as usize).into()),
+            (Some("string"), None) => {
+                Some("x".repeat(schema.get("minLength").and_then(Value::as_u64).unwrap_or(1).min(1 << 16) as usize).into())
+            }
             (Some("integer"), None) => Some(least(schema).ceil().into_integer()),
             (Some("number"), None) => Some(json!(least(schema))),
             (Some("boolean"), None) => Some(json!(false)),
@@ -150,7 +152,8 @@ mod tests {
     fn variants_and_endless_schemas() {
         let tagged = json!({"oneOf": [{"type": "object", "properties": {"action": {"const": "noop"}}, "required": ["action"]}]});
         assert_eq!(Value::Object(params_of(&tagged).unwrap()), json!({"action": "noop"}));
-        let endless = json!({"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#/$defs/A"}}}}});
+        let endless =
+            json!({"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#/$defs/A"}}}}});
         assert_eq!(params_of(&endless), None);
         assert_eq!(params_of(&json!({"type": "object", "examples": [{"a": 1}], "required": ["a"]})).unwrap()["a"], 1);
         assert_eq!(params_of(&json!({"type": 7})), None);

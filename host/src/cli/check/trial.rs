@@ -71,7 +71,11 @@ impl Trial {
     /// A line on what was seen.
     pub(super) fn summary(&self) -> String {
         let files: usize = self.tasks.iter().map(|task| task.manifest.as_ref().map_or(0, |m| m.entries.len())).sum();
-        format!("{} DONE, {} as their manifests say", super::text::count(self.tasks.len() as u64, "task"), super::text::count(files as u64, "file"))
+        format!(
+            "{} DONE, {} as their manifests say",
+            super::text::count(self.tasks.len() as u64, "task"),
+            super::text::count(files as u64, "file")
+        )
     }
 
     /// Every file has its manifest's bytes, and no other file is there.

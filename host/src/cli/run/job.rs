@@ -88,16 +88,24 @@ async fn run_one(
     let job_id = receipt.job_id;
     let over = CancellationToken::new();
     let showing = bars.map(|bars| tokio::spawn(bars.follow(app.tasks.clone(), tenant.clone(), job_id.clone(), over.clone())));
+    // At once, so that nobody takes the job up again, not even after a second signal.
+    let cancelling = {
+        let (tasks, tenant, job_id, drain) = (app.tasks.clone(), tenant.clone(), job_id.clone(), drain.clone());
+        tokio::spawn(async move {
+            drain.cancelled().await;
+            tasks.cancel_job(&tenant, &job_id).await
+        })
+    };
     worker.run(Until::JobEnded { tenant: tenant.clone(), job_id: job_id.clone() }, None, drain.clone()).await;
     over.cancel();
     if let Some(showing) = showing {
         let _ = showing.await;
     }
-    let mut job = app.tasks.job(&tenant, &job_id).await?;
-    let interrupted = drain.is_cancelled() && !job.state.is_ended();
-    if interrupted {
-        app.tasks.cancel_job(&tenant, &job_id).await?;
-        job = app.tasks.job(&tenant, &job_id).await?;
+    if drain.is_cancelled()
+        && let Ok(cancelled) = cancelling.await
+    {
+        cancelled?;
     }
-    Ok(Ran { record: Record::read(app, job).await?, interrupted })
+    let job = app.tasks.job(&tenant, &job_id).await?;
+    Ok(Ran { interrupted: drain.is_cancelled(), record: Record::read(app, job).await? })
 }
