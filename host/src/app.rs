@@ -5,6 +5,7 @@ use crate::guest::{Component, ComponentError, EngineConfig, EngineError, Grants,
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
 use crate::object_store::{FileObjectStore, ObjectStore};
 use crate::task::children::{self, Routes};
+use crate::task::id::JobKey;
 use crate::task::message::{Message, MessageBounds};
 use crate::task::pointer::{self, Violation};
 use crate::task::schema::ParamsSchema;
@@ -120,7 +121,7 @@ pub struct Receipt {
 #[derive(Debug, Clone, Default)]
 pub struct WorkerOptions {
     /// Only tasks of this job.
-    pub job_id: Option<String>,
+    pub job: Option<JobKey>,
     /// Whether a fault of the host is waited out; false in a one-job run.
     pub patient: bool,
 }
@@ -260,7 +261,7 @@ impl App {
             grace: worker.grace,
             retry: worker.retry,
             patient: options.patient,
-            job_id: options.job_id,
+            job: options.job,
         };
         Ok(Worker::new(settings, self.services(), guests, specs))
     }

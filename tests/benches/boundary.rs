@@ -130,7 +130,12 @@ impl Bench {
     async fn bare_calls(store: &mut Store<()>, hooks: &hooks::Guest, work: &Work) {
         let labels: Vec<(&str, &str)> = work.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let output = hooks.call_process(&mut *store, raw_task(work, &labels)).await.unwrap().unwrap();
-        let empty = bare::wasm_worker::pipeline::types::OutputParam { outcome: output.outcome.as_deref(), payload: None, metrics: None, extras: &[] };
+        let empty = bare::wasm_worker::pipeline::types::OutputParam {
+            outcome: output.outcome.as_deref(),
+            payload: None,
+            metrics: None,
+            extras: &[],
+        };
         hooks.call_publish_next(&mut *store, raw_task(work, &labels), empty).await.unwrap().unwrap();
     }
 
@@ -211,6 +216,9 @@ pub fn measure() {
         println!("process + publish-next, a guest that does nothing, median of {ROUNDS} rounds in turn:");
         println!("  warm instance    wasm-worker {ours:7.2} µs   bare bindings {bare:7.2} µs   {:.2} x", ours / bare);
         println!("                   native call of the same trait, with its scope {native:.2} µs");
-        println!("  fresh instance   wasm-worker {ours_fresh:7.2} µs   bare bindings {bare_fresh:7.2} µs   {:.2} x", ours_fresh / bare_fresh);
+        println!(
+            "  fresh instance   wasm-worker {ours_fresh:7.2} µs   bare bindings {bare_fresh:7.2} µs   {:.2} x",
+            ours_fresh / bare_fresh
+        );
     });
 }

@@ -65,7 +65,7 @@ impl Ours {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guests/ocr/pipeline.toml");
         let pipeline = Pipeline::load(&path, &MadeUp::default(), &config.limits).unwrap();
         let app = App::open(config).await.unwrap();
-        let worker = app.worker(&pipeline, WorkerOptions { job_id: None, patient: true }).await.unwrap();
+        let worker = app.worker(&pipeline, WorkerOptions { job: None, patient: true }).await.unwrap();
         let stop = CancellationToken::new();
         let drain = stop.clone();
         tokio::spawn(async move { Arc::clone(&worker).run(Until::Stopped, None, drain).await });

@@ -63,8 +63,15 @@ fn bad_inputs_and_params_are_named() {
 #[test]
 fn a_pipeline_file_is_checked_as_a_whole() {
     let place = Place::new();
-    place.write("p.toml", "name = \"p\"\nnmae = 1\n[steps.a]\nguest = \"a.wasm\"\nnext = \"b\"\nlimits = { wal = \"1s\" }\nmodels = [\"m\"]\n");
-    refused(&place.run(&["run", "p.toml"]), USAGE, &["p.toml", "nmae", "did you mean 'name'", "steps.a.next", "did you mean 'wall'", "no such model"]);
+    place.write(
+        "p.toml",
+        "name = \"p\"\nnmae = 1\n[steps.a]\nguest = \"a.wasm\"\nnext = \"b\"\nlimits = { wal = \"1s\" }\nmodels = [\"m\"]\n",
+    );
+    refused(
+        &place.run(&["run", "p.toml"]),
+        USAGE,
+        &["p.toml", "nmae", "did you mean 'name'", "steps.a.next", "did you mean 'wall'", "no such model"],
+    );
     place.write("broken.toml", "name = ");
     refused(&place.run(&["run", "broken.toml"]), USAGE, &["broken.toml"]);
     let mut command = place.command(&["jobs", "list"]);
@@ -107,7 +114,10 @@ fn a_guest_that_misbehaves_is_a_failed_job_and_the_worker_goes_on() {
     let probe = guest("probe");
     let pipeline = place.write(
         "p.toml",
-        &format!("name = \"p\"\n[steps.probe]\nguest = {:?}\nmax_attempts = 1\nlimits = {{ wall = \"2s\", memory = \"64MiB\" }}\n", probe.to_str().unwrap()),
+        &format!(
+            "name = \"p\"\n[steps.probe]\nguest = {:?}\nmax_attempts = 1\nlimits = {{ wall = \"2s\", memory = \"64MiB\" }}\n",
+            probe.to_str().unwrap()
+        ),
     );
     let lines = [
         (r#"{"action": "trap", "hook": "process"}"#, "trap"),
@@ -133,7 +143,13 @@ fn a_guest_that_misbehaves_is_a_failed_job_and_the_worker_goes_on() {
     let tasks = place.run(&["tasks", "list", "--json"]).ok().json();
     let state_of = |params: &str| {
         let wanted: serde_json::Value = serde_json::from_str(params).unwrap();
-        tasks.as_array().unwrap().iter().find(|t| t["message"]["params"] == wanted).unwrap_or_else(|| panic!("{params} is not listed")).clone()
+        tasks
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|t| t["message"]["params"] == wanted)
+            .unwrap_or_else(|| panic!("{params} is not listed"))
+            .clone()
     };
     for (params, code) in lines {
         let task = state_of(params);

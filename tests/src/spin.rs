@@ -21,7 +21,8 @@ fn loops_end_at_their_limit_and_honest_work_is_done() {
         "jobs.jsonl",
         &format!(
             "{0}{0}{0}{1}",
-            "{\"params\": {\"action\": \"loop\", \"hook\": \"process\"}, \"step\": \"loop\"}\n", "{\"params\": {\"action\": \"spin\", \"ms\": 8000}, \"step\": \"honest\"}\n"
+            "{\"params\": {\"action\": \"loop\", \"hook\": \"process\"}, \"step\": \"loop\"}\n",
+            "{\"params\": {\"action\": \"spin\", \"ms\": 8000}, \"step\": \"honest\"}\n"
         ),
     );
     place.run(&["submit", pipeline, "--jsonl", jobs.to_str().unwrap()]).ok();

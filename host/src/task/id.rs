@@ -37,6 +37,15 @@ impl TaskKey {
     }
 }
 
+/// A job's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobKey {
+    /// Whose job it is.
+    pub tenant: String,
+    /// Unique within the tenant.
+    pub job_id: String,
+}
+
 /// The id of a child: SHA-256 over the length-prefixed parts, lower-case hex. Derived, never drawn, so that a second
 /// attempt of the parent names the same children.
 pub fn child(tenant: &str, parent: &str, step: &str, key: &str) -> String {

@@ -64,7 +64,7 @@ async fn submit(store: &dyn TaskStore, new: NewJob) {
 
 fn request(limit: u32, lease: Duration) -> ClaimRequest {
     let steps = ["a", "b", "c"].map(|s| (s.to_owned(), 1000)).to_vec();
-    ClaimRequest { pipeline: "p".into(), steps, limit, lease, worker: "w".into() }
+    ClaimRequest { pipeline: "p".into(), job: None, steps, limit, lease, worker: "w".into() }
 }
 
 async fn claim(store: &dyn TaskStore, limit: u32) -> Vec<Claimed> {
@@ -122,6 +122,20 @@ async fn kill(store: &dyn TaskStore, lease: &Lease) {
 
 async fn lapse() {
     tokio::time::sleep(SHORT + Duration::from_millis(30)).await;
+}
+
+pub async fn a_worker_of_one_job_takes_nothing_else(store: &dyn TaskStore) {
+    for id in ["j1", "j2", "j3"] {
+        submit(store, job(id)).await;
+    }
+    let only = |job_id: &str| Some(JobKey { tenant: TENANT.into(), job_id: job_id.into() });
+    let of_one = store.claim_next(ClaimRequest { job: only("j2"), ..request(9, LONG) }).await.unwrap();
+    assert_eq!(ids(&of_one), ["j2-root"]);
+    assert!(store.claim_next(ClaimRequest { job: only("other"), ..request(9, LONG) }).await.unwrap().is_empty());
+    finish(store, &of_one[0].lease, fan_out(&["x", "y"], "j2", None)).await;
+    let of_one = store.claim_next(ClaimRequest { job: only("j2"), ..request(9, LONG) }).await.unwrap();
+    assert_eq!(ids(&of_one), ["x", "y"]);
+    assert_eq!(ids(&claim(store, 9).await), ["j1-root", "j3-root"]);
 }
 
 pub async fn a_repeat_has_no_effect_and_a_conflict_changes_nothing(store: &dyn TaskStore) {
@@ -325,7 +339,10 @@ pub async fn then_waits_for_all_and_reads_them_in_order(store: &dyn TaskStore) {
     assert_eq!(then.step, "c");
     assert_eq!(input_keys(store, &then).await, names);
     let input = store.inputs(then.lease.key.clone(), 3, 1).await.unwrap().remove(0);
-    assert_eq!((input.end, input.outputs, input.output_prefix.as_str()), (TaskState::Done, manifest().finalised().entries, "file:///out/j/x3/"));
+    assert_eq!(
+        (input.end, input.outputs, input.output_prefix.as_str()),
+        (TaskState::Done, manifest().finalised().entries, "file:///out/j/x3/")
+    );
     assert_eq!(job_state(store, "j").await, JobState::Processing);
     finish(store, &then.lease, Children::default()).await;
     assert_eq!(job_state(store, "j").await, JobState::Done);
@@ -618,7 +635,13 @@ pub async fn views_find_and_filter(store: &dyn TaskStore) {
     let all = list(TaskFilter { limit: 10, ..TaskFilter::default() }).await;
     assert_eq!(all, [&long, "one-root", "child-1", "child-2"]);
     assert_eq!(list(TaskFilter { limit: 2, ..TaskFilter::default() }).await, [&long, "one-root"]);
-    let filter = TaskFilter { job_id: Some("one".into()), step: Some("b".into()), state: Some(TaskState::Queued), limit: 9, ..TaskFilter::default() };
+    let filter = TaskFilter {
+        job_id: Some("one".into()),
+        step: Some("b".into()),
+        state: Some(TaskState::Queued),
+        limit: 9,
+        ..TaskFilter::default()
+    };
     assert_eq!(list(filter).await, ["child-1", "child-2"]);
     assert_eq!(list(TaskFilter { tenant: Some("u".into()), limit: 9, ..TaskFilter::default() }).await.len(), 0);
     let jobs = store.jobs(Some(TENANT), Some(JobState::Processing), 9).await.unwrap();

@@ -13,7 +13,7 @@ pub use sqlite::{Durability, SqliteTaskStore};
 use crate::task::Millis;
 use crate::task::children::{Children, NewTask};
 use crate::task::hooks::{Input, TaskError};
-use crate::task::id::TaskKey;
+use crate::task::id::{JobKey, TaskKey};
 use crate::task::lease::Lease;
 use crate::task::message::Message;
 use crate::task::outcome::Counters;
@@ -75,7 +75,7 @@ pub struct ClaimRequest {
     /// The pipeline it serves.
     pub pipeline: String,
     /// Only tasks of this job, where the worker runs just one.
-    pub job_id: Option<String>,
+    pub job: Option<JobKey>,
     /// Steps with room and how much each has, in the order they are to be served.
     pub steps: Vec<(String, u32)>,
     /// At most this many in all.

@@ -126,9 +126,7 @@ async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answ
     let Ok((guest, called)) = told.await else {
         return Err(Fault::Host(TaskError::new("host", "the guest's run was cut short by a failure of the host")));
     };
-    if guest.is_reusable() {
-        worker.guests.give_back(&run.step.name, guest);
-    }
+    worker.guests.give_back(&run.step.name, guest);
     if run.scope.check().is_err() {
         return Err(fault_of(GuestFault::Stopped, &run.scope));
     }

@@ -13,6 +13,7 @@ pub use run::{Summary, Until};
 pub use step::StepSpec;
 
 use crate::guest::{Guests, Services};
+use crate::task::id::JobKey;
 use crate::task::retry::RetryPolicy;
 use heartbeat::Heartbeats;
 use std::collections::HashMap;
@@ -39,7 +40,7 @@ pub struct Settings {
     /// False in a one-job run: a fault of the host fails the task at once.
     pub patient: bool,
     /// Only tasks of this job.
-    pub job_id: Option<String>,
+    pub job: Option<JobKey>,
 }
 
 /// See the head of this file.

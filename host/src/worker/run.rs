@@ -4,6 +4,7 @@ use super::Worker;
 use super::execute::execute;
 use super::sweep::sweep_on;
 use crate::guest::StopReason;
+use crate::task::id::JobKey;
 use crate::task::state::TaskState;
 use crate::task_store::{ClaimRequest, StoreError};
 use std::collections::{BTreeMap, HashMap};
@@ -21,12 +22,7 @@ pub enum Until {
     /// When its pipeline has no task left that waits or runs.
     Empty,
     /// When this job has ended.
-    JobEnded {
-        /// Whose job.
-        tenant: String,
-        /// Which job.
-        job_id: String,
-    },
+    JobEnded(JobKey),
 }
 
 /// What a worker did.
@@ -85,7 +81,7 @@ impl Worker {
             let sent = Instant::now();
             let request = ClaimRequest {
                 pipeline: self.settings.pipeline.clone(),
-                job_id: self.settings.job_id.clone(),
+                job: self.settings.job.clone(),
                 steps,
                 limit: room,
                 lease: self.settings.lease,
@@ -152,7 +148,7 @@ impl Worker {
                 let depth = self.services.tasks.depth(&self.settings.pipeline).await;
                 depth.is_ok_and(|d| d.ready + d.later + d.running == 0)
             }
-            Until::JobEnded { tenant, job_id } => match self.services.tasks.job(tenant, job_id).await {
+            Until::JobEnded(job) => match self.services.tasks.job(&job.tenant, &job.job_id).await {
                 Ok(job) => job.state.is_ended(),
                 Err(StoreError::NotFound(_)) => true,
                 Err(_) => false,

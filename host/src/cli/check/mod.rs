@@ -14,6 +14,7 @@ use super::globals::{Chatter, Globals};
 use super::input;
 use super::inspect::why;
 use super::render::text;
+use super::signals;
 use super::source::Source;
 use super::terminal::{Terminal, print, print_json};
 use crate::app::{App, AppError, Submission};
@@ -45,6 +46,12 @@ that the real run gives them. Exit 1 if any line says FAIL; skipped lines say wh
 
 /// What a run of the hooks shows.
 const RUN_ITEMS: [Item; 5] = [Item::Process, Item::Outputs, Item::Result, Item::Idempotent, Item::PublishNext];
+
+/// Id of the job that is run, and of its first task: the store it runs in has no other.
+const JOB: &str = "check";
+
+/// Longest that a job which is out of time may go on.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -87,7 +94,11 @@ pub async fn run(globals: &Globals, args: &CheckArgs) -> Result<Exit, Failure> {
     let folder = Scratch::new()?;
     let app = App::open(apart(config, &folder)?).await?;
     let mut check = Check { args, app, pipeline, report: Report::default(), manifests: HashMap::new() };
-    check.all(input, params).await?;
+    let interrupted = signals::listen("interrupted")?;
+    tokio::select! {
+        done = check.all(input, params) => done?,
+        () = interrupted.cancelled() => return Ok(Exit::Interrupted),
+    }
     let steps: Vec<String> = check.pipeline.steps.iter().map(|s| s.name.clone()).collect();
     check.report.sort(&steps);
     let report = check.report;
@@ -126,6 +137,7 @@ fn apart(config: Config, folder: &Scratch) -> Result<Config, Failure> {
     let data_dir = folder.0.join("data");
     let mut config = Config { data_dir, bucket, normal_durability: true, ..config };
     config.worker.max_attempts = 1;
+    config.worker.grace = GRACE;
     Ok(config)
 }
 
@@ -272,7 +284,7 @@ impl Check<'_> {
             input,
             params,
             function: self.args.function.clone(),
-            job_id: Some("check".to_owned()),
+            job_id: Some(JOB.to_owned()),
             max_attempts: Some(1),
             ..Submission::default()
         })
@@ -280,7 +292,7 @@ impl Check<'_> {
 
     fn root_sample(&self, submission: &Submission) -> Result<Sample, Failure> {
         let prefix = self.app.config.bucket.join("rehearsal/").map_err(Failure::failed)?;
-        let mut message = Message::new("check", "check", submission.params.clone());
+        let mut message = Message::new(JOB, JOB, submission.params.clone());
         message.input_uri = submission.input.as_ref().map(|uri| uri.as_str().to_owned());
         message.function = submission.function.clone();
         Ok(Sample { message, job_prefix: prefix.clone(), prefix, is_root: true, input_count: 0 })

@@ -3,7 +3,7 @@
 use super::rehearsal::Sample;
 use crate::app::{App, Submission, WorkerOptions};
 use crate::config::Pipeline;
-use crate::task::id::TaskKey;
+use crate::task::id::{JobKey, TaskKey};
 use crate::task::state::{JobState, TaskState};
 use crate::task::uri::Uri;
 use crate::task_store::{JobView, TaskFilter, TaskView};
@@ -27,11 +27,10 @@ pub(super) struct Trial {
 
 /// Runs the job; an error says why it could not be run, or did not end in time.
 pub(super) async fn run(app: &App, pipeline: &Pipeline, submission: Submission, at_most: Duration) -> Result<Trial, String> {
-    let tenant = app.config.tenant.clone();
-    let options = WorkerOptions { job_id: submission.job_id.clone(), patient: false };
+    let key = JobKey { tenant: app.config.tenant.clone(), job_id: super::JOB.to_owned() };
+    let options = WorkerOptions { job: Some(key.clone()), patient: false };
     let worker = app.worker(pipeline, options).await.map_err(|e| e.to_string())?;
-    let receipts = app.submit(pipeline, vec![submission]).await.map_err(|e| e.to_string())?;
-    let job_id = receipts.first().map(|r| r.job_id.clone()).ok_or("the task store took no job")?;
+    app.submit(pipeline, vec![submission]).await.map_err(|e| e.to_string())?;
     let drain = CancellationToken::new();
     let timer = {
         let drain = drain.clone();
@@ -40,13 +39,13 @@ pub(super) async fn run(app: &App, pipeline: &Pipeline, submission: Submission, 
             drain.cancel();
         })
     };
-    worker.run(Until::JobEnded { tenant: tenant.clone(), job_id: job_id.clone() }, None, drain.clone()).await;
+    worker.run(Until::JobEnded(key.clone()), None, drain.clone()).await;
     timer.abort();
-    let job = app.tasks.job(&tenant, &job_id).await.map_err(|e| e.to_string())?;
+    let job = app.tasks.job(&key.tenant, &key.job_id).await.map_err(|e| e.to_string())?;
     if !job.state.is_ended() {
         return Err(format!("the job did not end within {at_most:?} (--timeout)"));
     }
-    let filter = TaskFilter { tenant: Some(tenant), job_id: Some(job_id), limit: MAX_TASKS, ..TaskFilter::default() };
+    let filter = TaskFilter { tenant: Some(key.tenant), job_id: Some(key.job_id), limit: MAX_TASKS, ..TaskFilter::default() };
     let tasks = app.tasks.tasks(filter).await.map_err(|e| e.to_string())?;
     Ok(Trial { job, tasks })
 }

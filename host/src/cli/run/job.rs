@@ -10,6 +10,7 @@ use super::super::terminal::{Terminal, note, print, print_json};
 use super::RunArgs;
 use crate::app::{App, Submission, WorkerOptions};
 use crate::config::Pipeline;
+use crate::task::id::JobKey;
 use crate::task::state::JobState;
 use crate::worker::{Until, Worker};
 use std::sync::Arc;
@@ -29,13 +30,16 @@ pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failu
     let drain = signals::listen("interrupted: handing running tasks back (again: at once)")?;
     let app = App::open(config).await?;
     // The worker first: what cannot be loaded is said before a job is on record.
-    let options = WorkerOptions { job_id: submission.job_id.clone(), patient: false };
+    let job_id = Uuid::now_v7().to_string();
+    let key = JobKey { tenant: app.config.tenant.clone(), job_id: job_id.clone() };
+    let submission = Submission { job_id: Some(job_id), ..submission };
+    let options = WorkerOptions { job: Some(key.clone()), patient: false };
     let worker = tokio::select! {
         worker = app.worker(&pipeline, options) => worker?,
         () = drain.cancelled() => return Ok(Exit::Interrupted),
     };
     let bars = (terminal.shows_progress && !globals.json).then(|| Bars::new(pipeline.steps.iter().map(|s| s.name.clone()).collect()));
-    let job = run_one(&app, &pipeline, &worker, submission, bars, &drain).await?;
+    let job = run_one(&app, &pipeline, &worker, key, submission, bars, &drain).await?;
     if globals.json {
         print_json(&job.record)?;
     } else {
@@ -60,7 +64,6 @@ fn submission(args: &RunArgs) -> Result<Submission, Failure> {
         function: args.function.clone(),
         // Last: it makes the folder.
         output: args.output.as_deref().map(|folder| input::output_folder(folder, None)).transpose()?,
-        job_id: Some(Uuid::now_v7().to_string()),
         ..Submission::default()
     })
 }
@@ -76,16 +79,13 @@ async fn run_one(
     app: &App,
     pipeline: &Pipeline,
     worker: &Arc<Worker>,
+    key: JobKey,
     submission: Submission,
     bars: Option<Bars>,
     drain: &CancellationToken,
 ) -> Result<Ran, Failure> {
-    let tenant = app.config.tenant.clone();
-    let receipts = app.submit(pipeline, vec![submission]).await?;
-    let Some(receipt) = receipts.into_iter().next() else {
-        return Err(Failure::failed("the task store took no job"));
-    };
-    let job_id = receipt.job_id;
+    let JobKey { tenant, job_id } = key.clone();
+    app.submit(pipeline, vec![submission]).await?;
     let over = CancellationToken::new();
     let showing = bars.map(|bars| tokio::spawn(bars.follow(app.tasks.clone(), tenant.clone(), job_id.clone(), over.clone())));
     // At once, so that nobody takes the job up again, not even after a second signal.
@@ -96,7 +96,7 @@ async fn run_one(
             tasks.cancel_job(&tenant, &job_id).await
         })
     };
-    worker.run(Until::JobEnded { tenant: tenant.clone(), job_id: job_id.clone() }, None, drain.clone()).await;
+    worker.run(Until::JobEnded(key), None, drain.clone()).await;
     over.cancel();
     if let Some(showing) = showing {
         let _ = showing.await;

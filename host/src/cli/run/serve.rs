@@ -15,7 +15,7 @@ pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failu
     let app = App::open(config).await?;
     let drain = signals::listen("draining: no new tasks; running ones may finish (again: stop at once)")?;
     let worker = tokio::select! {
-        worker = app.worker(&pipeline, WorkerOptions { job_id: None, patient: true }) => worker?,
+        worker = app.worker(&pipeline, WorkerOptions { job: None, patient: true }) => worker?,
         () = drain.cancelled() => return Ok(Exit::Done),
     };
     let steps: Vec<&str> = pipeline.steps.iter().map(|s| s.name.as_str()).collect();

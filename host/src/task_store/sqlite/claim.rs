@@ -6,6 +6,7 @@ use super::lapse;
 use super::run_end::{lease_of, millis};
 use super::transaction::{Tx, array};
 use crate::task::hooks::TaskError;
+use crate::task::id::JobKey;
 use crate::task::message::Message;
 use crate::task::outcome::{Counters, MAX_CRASHES};
 use crate::task_store::{ClaimRequest, Claimed};
@@ -38,6 +39,12 @@ WHERE id IN (SELECT id FROM tasks INDEXED BY tasks_later WHERE state = 'QUEUED' 
 pub(super) const HEAD: &str = "
 SELECT id, crashes, priority, fair FROM tasks INDEXED BY tasks_ready
 WHERE state = 'QUEUED' AND due = 1 AND pipeline = ?1 AND step = ?2 ORDER BY priority DESC, fair, id LIMIT ?3";
+
+/// The same among the tasks of one job: ?4 tenant, ?5 job id.
+pub(super) const HEAD_OF_JOB: &str = "
+SELECT id, crashes, priority, fair FROM tasks INDEXED BY tasks_job
+WHERE job = (SELECT id FROM jobs WHERE tenant = ?4 AND job_id = ?5) AND state = 'QUEUED' AND due = 1 AND pipeline = ?1 AND step = ?2
+ORDER BY priority DESC, fair, id LIMIT ?3";
 
 /// Leases what was picked: ?1 picks, ?2 now.
 pub(super) const LEASE: &str = "
@@ -94,6 +101,11 @@ fn runs_alone(crashes: u32) -> bool {
     crashes + 1 >= MAX_CRASHES
 }
 
+/// Where a task stands in line: pipeline, step, and the job where a request asks for one only.
+type Line<'a> = (&'a str, &'a str, Option<&'a JobKey>);
+
+type Lines<'a> = HashMap<Line<'a>, VecDeque<Ready>>;
+
 /// A task picked for one of the requests of a batch.
 struct Pick {
     request: usize,
@@ -145,31 +157,35 @@ pub(super) async fn claim(tx: &mut Tx<'_>, requests: &[&ClaimRequest]) -> Result
 }
 
 /// The head of every line that some request asks for, long enough for all of them.
-async fn lines(tx: &mut Tx<'_>, requests: &[&ClaimRequest]) -> Result<HashMap<(String, String), VecDeque<Ready>>, Fault> {
-    let mut room: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+async fn lines<'a>(tx: &mut Tx<'_>, requests: &[&'a ClaimRequest]) -> Result<Lines<'a>, Fault> {
+    let mut room: BTreeMap<Line<'a>, u32> = BTreeMap::new();
     for request in requests {
         for (step, step_room) in &request.steps {
-            let place = room.entry((request.pipeline.as_str(), step.as_str())).or_default();
+            let place = room.entry((request.pipeline.as_str(), step.as_str(), request.job.as_ref())).or_default();
             *place = place.saturating_add((*step_room).min(request.limit)).min(CLAIMED_AT_ONCE);
         }
     }
     let now = tx.now;
     let mut promoted = None;
     let mut lines = HashMap::new();
-    for ((pipeline, step), room) in room {
+    for ((pipeline, step, job), room) in room {
         if promoted != Some(pipeline) {
             sqlx::query(PROMOTE).bind(pipeline).bind(now).bind(PROMOTED_AT_ONCE).execute(tx.on()).await?;
             promoted = Some(pipeline);
         }
-        let line: Vec<Ready> = sqlx::query_as(HEAD).bind(pipeline).bind(step).bind(room).fetch_all(tx.on()).await?;
-        lines.insert((pipeline.to_owned(), step.to_owned()), VecDeque::from(line));
+        let mut head = sqlx::query_as(if job.is_some() { HEAD_OF_JOB } else { HEAD }).bind(pipeline).bind(step).bind(room);
+        if let Some(job) = job {
+            head = head.bind(&job.tenant).bind(&job.job_id);
+        }
+        let line: Vec<Ready> = head.fetch_all(tx.on()).await?;
+        lines.insert((pipeline, step, job), VecDeque::from(line));
     }
     Ok(lines)
 }
 
 /// What one request gets: a task that runs alone where one is at the head of a line, else tasks that do not.
-fn pick(request: &ClaimRequest, lines: &mut HashMap<(String, String), VecDeque<Ready>>) -> Vec<(String, Ready)> {
-    let line_of = |step: &str| (request.pipeline.clone(), step.to_owned());
+fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(String, Ready)> {
+    let line_of = |step: &'a str| (request.pipeline.as_str(), step, request.job.as_ref());
     let limit = request.limit.min(CLAIMED_AT_ONCE) as usize;
     let with_room = || request.steps.iter().filter(|(_, room)| *room > 0);
     for (step, _) in with_room().filter(|_| limit > 0) {
@@ -214,10 +230,8 @@ async fn lease(tx: &mut Tx<'_>, requests: &[&ClaimRequest], picks: &[Pick]) -> R
     }
     let now = tx.now;
     let leased: Vec<Leased> = sqlx::query_as(LEASE).bind(array(&rows)?).bind(now).fetch_all(tx.on()).await?;
-    let claims: Vec<(i64, i64, &str, &str)> = leased
-        .iter()
-        .map(|row| (row.id, row.epoch, row.owner.as_str(), workers.get(&row.id).copied().unwrap_or_default()))
-        .collect();
+    let claims: Vec<(i64, i64, &str, &str)> =
+        leased.iter().map(|row| (row.id, row.epoch, row.owner.as_str(), workers.get(&row.id).copied().unwrap_or_default())).collect();
     sqlx::query(
         "INSERT INTO claims (task, epoch, owner, worker, claimed_at) \
          SELECT value->>0, value->>1, value->>2, value->>3, ?2 FROM json_each(?1)",
@@ -249,12 +263,7 @@ fn claimed_of(row: Leased, now: i64) -> Result<Claimed, TaskError> {
         step: row.step,
         key: row.key,
         priority: row.priority,
-        counters: Counters {
-            attempts: row.attempts,
-            handbacks: row.handbacks,
-            crashes: row.crashes,
-            max_attempts: row.max_attempts,
-        },
+        counters: Counters { attempts: row.attempts, handbacks: row.handbacks, crashes: row.crashes, max_attempts: row.max_attempts },
         output_prefix: row.output_prefix,
         job_prefix: row.job_prefix,
         is_root: row.is_root,

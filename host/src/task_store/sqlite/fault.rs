@@ -28,11 +28,8 @@ mod code {
 
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
-        let primary = error
-            .as_database_error()
-            .and_then(|e| e.code())
-            .and_then(|text| text.parse::<i32>().ok())
-            .map(|extended| extended & 0xff);
+        let primary =
+            error.as_database_error().and_then(|e| e.code()).and_then(|text| text.parse::<i32>().ok()).map(|extended| extended & 0xff);
         let text = error.to_string();
         Self::Store(match (primary, &error) {
             (Some(code::BUSY | code::LOCKED), _) => return Self::Busy,

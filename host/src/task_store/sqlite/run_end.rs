@@ -186,11 +186,7 @@ pub(super) fn lease_of(tenant: &str, task_id: &str, epoch: i64, owner: &str) -> 
 
 /// One answer per lease and the end it asked for: `Yes` where it was applied just now, or where `claims` says that it was in an
 /// earlier try. A settlement of a task that was asked to stop took effect as a cancellation; a commit did not take effect then.
-pub(super) async fn answer(
-    tx: &mut Tx<'_>,
-    leases: &[(&Lease, &str)],
-    applied: &HashSet<Lease>,
-) -> Result<Vec<Applied>, Fault> {
+pub(super) async fn answer(tx: &mut Tx<'_>, leases: &[(&Lease, &str)], applied: &HashSet<Lease>) -> Result<Vec<Applied>, Fault> {
     let open: Vec<(usize, &str, &str, u64, &str, &str)> = leases
         .iter()
         .enumerate()

@@ -54,8 +54,7 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Vec<Subm
 }
 
 async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {
-    let ids: Vec<(&str, &str, &str)> =
-        jobs.iter().map(|j| (j.tenant.as_str(), j.job_id.as_str(), j.root.task_id.as_str())).collect();
+    let ids: Vec<(&str, &str, &str)> = jobs.iter().map(|j| (j.tenant.as_str(), j.job_id.as_str(), j.root.task_id.as_str())).collect();
     let ids = array(&ids)?;
     type Row = (String, String, String, String, String, String);
     let by_job: Vec<Row> = sqlx::query_as(

@@ -43,8 +43,7 @@ pub(super) async fn sweep(tx: &mut Tx<'_>, lease: Duration, limit: u32) -> Resul
     let (now, lease) = (tx.now, millis(lease));
     let unfinished: Vec<(String, String, String, String)> =
         sqlx::query_as(UNFINISHED).bind(now).bind(lease).bind(limit).fetch_all(tx.on()).await?;
-    let leftovers: Vec<(String, String, String)> =
-        sqlx::query_as(LEFTOVERS).bind(now).bind(lease).bind(limit).fetch_all(tx.on()).await?;
+    let leftovers: Vec<(String, String, String)> = sqlx::query_as(LEFTOVERS).bind(now).bind(lease).bind(limit).fetch_all(tx.on()).await?;
     let unfinished = unfinished
         .into_iter()
         .map(|(tenant, id, output_prefix, manifest)| {

@@ -19,6 +19,7 @@ async fn fresh() -> (SqliteTaskStore, TempDir) {
 
 suite! {
     fresh();
+    a_worker_of_one_job_takes_nothing_else,
     a_repeat_has_no_effect_and_a_conflict_changes_nothing,
     better_priority_first_then_order_of_arrival,
     a_claim_keeps_to_steps_rooms_and_limit,
@@ -47,7 +48,7 @@ suite! {
 }
 
 fn request(lease: Duration) -> ClaimRequest {
-    ClaimRequest { pipeline: "p".into(), steps: vec![("a".into(), 9)], limit: 9, lease, worker: "w".into() }
+    ClaimRequest { pipeline: "p".into(), job: None, steps: vec![("a".into(), 9)], limit: 9, lease, worker: "w".into() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,7 +117,9 @@ async fn one_bad_member_harms_nobody() {
     let (store, folder) = fresh().await;
     // A trigger stands in for whatever may be wrong with one row.
     let mut raw = raw(&file(&folder)).await;
-    raw.execute("CREATE TRIGGER bad BEFORE INSERT ON tasks WHEN new.task_id = 'bad-root' BEGIN SELECT raise(ABORT, 'bad row'); END").await.unwrap();
+    raw.execute("CREATE TRIGGER bad BEFORE INSERT ON tasks WHEN new.task_id = 'bad-root' BEGIN SELECT raise(ABORT, 'bad row'); END")
+        .await
+        .unwrap();
     let ids = ["j1", "j2", "bad", "j3", "j4"];
     let answers = futures::future::join_all(ids.map(|id| store.submit(vec![conformance::job(id)]))).await;
     assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, true, true]);

@@ -35,13 +35,8 @@ WHERE t.tenant = ?1 AND t.task_id = ?2 ORDER BY leaf.path LIMIT ?3 OFFSET ?4";
 type InputRow = (String, String, String, String, Option<String>, String, Option<String>);
 
 pub(super) async fn inputs(connection: &mut SqliteConnection, key: &TaskKey, offset: u32, limit: u32) -> Result<Vec<Input>, Fault> {
-    let rows: Vec<InputRow> = sqlx::query_as(INPUTS)
-        .bind(&key.tenant)
-        .bind(&key.task_id)
-        .bind(limit.min(MAX_PAGE))
-        .bind(offset)
-        .fetch_all(connection)
-        .await?;
+    let rows: Vec<InputRow> =
+        sqlx::query_as(INPUTS).bind(&key.tenant).bind(&key.task_id).bind(limit.min(MAX_PAGE)).bind(offset).fetch_all(connection).await?;
     rows.into_iter()
         .map(|(key, task_id, step, state, outcome, output_prefix, manifest)| {
             let manifest: Option<Manifest> = manifest.as_deref().map(serde_json::from_str).transpose()?;
@@ -255,8 +250,7 @@ pub(super) async fn task(connection: &mut SqliteConnection, tenant: &str, id: &s
     // Ids are ASCII, so DEL sorts after everything that may follow. An exact match comes first.
     let sql = format!("{TASK_COLUMNS} WHERE t.tenant = ?1 AND t.task_id >= ?2 AND t.task_id <= ?3 ORDER BY t.task_id LIMIT 2");
     let last = if beginning { format!("{id}\u{7f}") } else { id.to_owned() };
-    let mut rows: Vec<TaskRow> =
-        sqlx::query_as(AssertSqlSafe(sql)).bind(tenant).bind(id).bind(last).fetch_all(&mut *connection).await?;
+    let mut rows: Vec<TaskRow> = sqlx::query_as(AssertSqlSafe(sql)).bind(tenant).bind(id).bind(last).fetch_all(&mut *connection).await?;
     if rows.len() > 1 && rows.first().is_some_and(|row| row.task_id != id) {
         return Err(StoreError::Conflict(format!("several tasks of tenant {tenant} begin with '{id}'; give more of the id")).into());
     }

@@ -104,8 +104,7 @@ pub(super) fn start(connection: SqliteConnection, changed: Arc<Changed>, watch: 
     let (requests, requests_in) = mpsc::channel(PENDING);
     let (beats, beats_in) = mpsc::channel(PENDING);
     let (returns, returned) = mpsc::unbounded_channel();
-    let writer =
-        Writer { connection, requests: requests_in, beats: beats_in, returned, returns, changed, watch, held: Duration::ZERO };
+    let writer = Writer { connection, requests: requests_in, beats: beats_in, returned, returns, changed, watch, held: Duration::ZERO };
     tokio::spawn(writer.run());
     Handle { requests, beats }
 }
