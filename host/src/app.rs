@@ -345,7 +345,7 @@ fn unix_ms(time: SystemTime) -> i64 {
 }
 
 /// Where the children of a step go.
-fn routes_of(pipeline: &Pipeline, step: &Step, default_max_attempts: u32) -> Routes {
+pub fn routes_of(pipeline: &Pipeline, step: &Step, default_max_attempts: u32) -> Routes {
     Routes {
         next: step.next.clone(),
         then: step.then.clone(),

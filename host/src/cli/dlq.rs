@@ -63,10 +63,10 @@ enum DlqCommand {
 
 #[derive(Debug, Args)]
 struct Filter {
-    /// Only this task
+    /// Only this task, by its id or the beginning of it
     #[arg(long, value_name = "ID")]
     task: Option<String>,
-    /// Only of this job
+    /// Only of this job, by its id or the beginning of it
     #[arg(long, value_name = "ID")]
     job: Option<String>,
     /// Only of this step
@@ -82,15 +82,18 @@ impl Filter {
         [&self.task, &self.job, &self.step, &self.code].iter().all(|f| f.is_none())
     }
 
-    fn with(&self, app: &App, limit: u32) -> DeadLetterFilter {
-        DeadLetterFilter {
-            tenant: Some(app.config.tenant.clone()),
-            task_id: self.task.clone(),
-            job_id: self.job.clone(),
-            step: self.step.clone(),
-            code: self.code.clone(),
-            limit,
-        }
+    /// The store's own filter; beginnings of ids are made whole.
+    async fn with(&self, app: &App, limit: u32) -> Result<DeadLetterFilter, Failure> {
+        let tenant = &app.config.tenant;
+        let task_id = match &self.task {
+            Some(id) => Some(app.tasks.task(tenant, id).await?.task_id),
+            None => None,
+        };
+        let job_id = match &self.job {
+            Some(id) => Some(super::jobs::find(app, id).await?.job_id),
+            None => None,
+        };
+        Ok(DeadLetterFilter { tenant: Some(tenant.clone()), task_id, job_id, step: self.step.clone(), code: self.code.clone(), limit })
     }
 }
 
@@ -100,7 +103,7 @@ pub async fn run(globals: &Globals, args: &DlqArgs) -> Result<Exit, Failure> {
     let terminal = Terminal::detect();
     match &args.command {
         DlqCommand::List { filter, limit } => {
-            let letters = app.tasks.dead_letters(filter.with(&app, *limit)).await?;
+            let letters = app.tasks.dead_letters(filter.with(&app, *limit).await?).await?;
             if globals.json { print_json(&letters)? } else { print(&list(&letters, terminal))? }
         }
         DlqCommand::Show { id } => {
@@ -112,7 +115,7 @@ pub async fn run(globals: &Globals, args: &DlqArgs) -> Result<Exit, Failure> {
                 return Err(Failure::usage("nothing says which letters")
                     .help("--id, --task, --job, --step or --code choose some; --all takes every one"));
             }
-            let mut wanted = filter.with(&app, MAX_LETTERS);
+            let mut wanted = filter.with(&app, MAX_LETTERS).await?;
             if let Some(number) = id {
                 let letter = find(&app, |letter| letter.id == *number, &number.to_string()).await?;
                 wanted.task_id = Some(

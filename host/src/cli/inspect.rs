@@ -24,7 +24,9 @@ pub async fn run(globals: &Globals, args: &InspectArgs) -> Result<Exit, Failure>
         return Err(Failure::usage(format!("{} is no component", args.guest.display())).help("name the .wasm file of one of its steps"));
     }
     let engine = GuestEngine::start(&EngineConfig::for_cores(1)).map_err(|e| Failure::failed(e.to_string()))?;
-    let component = Component::load(&engine, &args.guest).await.map_err(|e| Failure::usage(e.to_string()))?;
+    let component = Component::load(&engine, &args.guest)
+        .await
+        .map_err(|e| Failure::usage(e.to_string()).help("name a component (.wasm), built for wasm32-wasip2"))?;
     let seen = component.inspect().await.map_err(|fault| {
         let why = format!("{}: describe failed: {}", args.guest.display(), why(&fault));
         Failure::failed(text::plain(&why)).help("`wasm-worker check` tries the guest hook by hook")

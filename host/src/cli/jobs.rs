@@ -67,7 +67,8 @@ pub async fn run(globals: &Globals, args: &JobsArgs) -> Result<Exit, Failure> {
             if globals.json {
                 print_json(&record)?;
             } else {
-                print(&record.render(terminal))?;
+                let errors: String = record.errors().iter().map(|e| format!("{e}\n")).collect();
+                print(&format!("{}{errors}", record.render(terminal)))?;
             }
         }
         JobsCommand::Cancel { id } => {
@@ -101,7 +102,7 @@ fn list(jobs: &[JobView], terminal: Terminal) -> String {
 }
 
 /// A job by its id, or by a beginning of it that fits one job only.
-async fn find(app: &App, id: &str) -> Result<JobView, Failure> {
+pub async fn find(app: &App, id: &str) -> Result<JobView, Failure> {
     let tenant = &app.config.tenant;
     match app.tasks.job(tenant, id).await {
         Err(StoreError::NotFound(_)) => {}

@@ -2,12 +2,15 @@
 //!
 //! Results go to standard output, logs and progress to standard error. Nothing here decides what happens to a task.
 
+mod check;
 mod dlq;
 mod failure;
 mod globals;
 mod input;
+mod inspect;
 mod jobs;
 mod jsonl;
+mod new;
 mod progress;
 mod record;
 mod render;
@@ -57,6 +60,12 @@ enum Command {
     Tasks(tasks::TasksArgs),
     /// Lists, shows and redrives dead letters
     Dlq(dlq::DlqArgs),
+    /// Shows what a component is: digest, imports, exports, manifest
+    Inspect(inspect::InspectArgs),
+    /// Runs the contract's checklist against a guest or a pipeline
+    Check(check::CheckArgs),
+    /// Writes the project of a new guest
+    New(new::NewArgs),
 }
 
 /// The program: parses the arguments, runs the command, and says how it ended.
@@ -87,6 +96,9 @@ async fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Jobs(args) => jobs::run(globals, args).await,
         Command::Tasks(args) => tasks::run(globals, args).await,
         Command::Dlq(args) => dlq::run(globals, args).await,
+        Command::Inspect(args) => inspect::run(globals, args).await,
+        Command::Check(args) => check::run(globals, args).await,
+        Command::New(args) => new::run(globals, args),
     }
 }
 
@@ -124,6 +136,9 @@ mod tests {
             &["jobs", "list", "--state", "failed"],
             &["tasks", "list", "--state", "DEAD", "--limit", "100000", "--json"],
             &["dlq", "redrive", "--code", "trap", "--dry-run"],
+            &["check", "p.toml", "--input", "a.png", "--timeout", "30s"],
+            &["inspect", "g.wasm", "--json"],
+            &["new", "hello", "--dir", "d"],
         ] {
             if let Err(error) = parse(words) {
                 panic!("{words:?}: {error}");

@@ -1,7 +1,7 @@
 //! The record of a job: what `run --json` and `jobs show --json` print, and the table that people see instead.
 
 use super::failure::Failure;
-use super::render::{state, table, text, time};
+use super::render::{json, state, table, text, time};
 use super::terminal::Terminal;
 use crate::app::App;
 use crate::task::Millis;
@@ -153,11 +153,6 @@ impl Record {
             None => format!("job {} {}\n\n", self.job_id, self.status),
         };
         out.push_str(&self.steps(terminal));
-        for task in self.tasks.iter().filter(|task| task.status == TaskState::Dead).take(5) {
-            let Some(error) = &task.error else { continue };
-            let (id, why) = (text::short_id(&task.task_id), text::plain(&error.message));
-            out.push_str(&format!("\nstep {} task {id} failed: {}: {why}\n", task.step, text::line(&error.code, 128)));
-        }
         if let Some(result) = &self.result {
             out.push_str(&format!("\n{}\n", pretty(result, terminal.shows_results)));
         }
@@ -170,6 +165,17 @@ impl Record {
             }
         }
         out
+    }
+
+    /// A line on each task that failed, five at most.
+    pub fn errors(&self) -> Vec<String> {
+        let dead = self.tasks.iter().filter(|task| task.status == TaskState::Dead);
+        let told = dead.filter_map(|task| {
+            let error = task.error.as_ref()?;
+            let why = text::line(&format!("{}: {}", error.code, error.message), 4096);
+            Some(format!("step '{}' task {} failed: {why}", task.step, text::short_id(&task.task_id)))
+        });
+        told.take(5).collect()
     }
 
     fn steps(&self, terminal: Terminal) -> String {
@@ -188,14 +194,16 @@ impl Record {
             let Some(tasks) = by_step.get(step) else { continue };
             let figures = || tasks.iter().filter_map(|task| task.figures.as_ref());
             let longest = figures().map(|f| f.latency_ms).fold(0.0, f64::max);
+            // A task that never came to its commit was not measured.
+            let measured = |text: String| table::cell(if figures().next().is_some() { text } else { "-".to_owned() });
             rows.row(vec![
                 table::cell(step),
                 table::cell(tasks.len().to_string()),
                 states(tasks),
-                table::cell(time::duration(figures().map(|f| f.latency_ms).sum())),
-                table::cell(time::duration(longest)),
-                table::cell(time::duration(figures().map(|f| f.inference_ms).sum())),
-                table::cell(text::size(figures().map(|f| f.peak_memory).max().unwrap_or(0))),
+                measured(time::duration(figures().map(|f| f.latency_ms).sum())),
+                measured(time::duration(longest)),
+                measured(time::duration(figures().map(|f| f.inference_ms).sum())),
+                measured(text::size(figures().map(|f| f.peak_memory).max().unwrap_or(0))),
                 table::cell(tasks.iter().map(|task| task.outputs.len()).sum::<usize>().to_string()),
             ]);
         }
@@ -216,7 +224,7 @@ fn states(tasks: &[&TaskLine]) -> (String, Option<comfy_table::Color>) {
 }
 
 fn pretty(result: &Value, cut: bool) -> String {
-    let whole = text::plain(&format!("{result:#}"));
+    let whole = text::plain(&json::pretty(result));
     let lines = whole.lines().count();
     if !cut || lines <= SHOWN_LINES {
         return whole;

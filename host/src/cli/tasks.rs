@@ -23,7 +23,7 @@ enum TasksCommand {
     /// Lists tasks, newest jobs first
     #[command(visible_alias = "ls")]
     List {
-        /// Only tasks of this job
+        /// Only tasks of this job, by its id or the beginning of it
         #[arg(long, value_name = "ID")]
         job: Option<String>,
         /// Only tasks of this step
@@ -63,9 +63,13 @@ pub async fn run(globals: &Globals, args: &TasksArgs) -> Result<Exit, Failure> {
     let find = async |id: &str| app.tasks.task(&app.config.tenant, id).await;
     match &args.command {
         TasksCommand::List { job, step, state, all_tenants, limit } => {
+            let job_id = match job {
+                Some(id) if !all_tenants => Some(super::jobs::find(&app, id).await?.job_id),
+                other => other.clone(),
+            };
             let filter = TaskFilter {
                 tenant: (!all_tenants).then(|| app.config.tenant.clone()),
-                job_id: job.clone(),
+                job_id,
                 step: step.clone(),
                 state: *state,
                 limit: *limit,

@@ -141,6 +141,7 @@ pub struct Scope {
     emitted: AtomicU32,
     stop: CancellationToken,
     reason: Mutex<Option<StopReason>>,
+    refused: Mutex<Vec<String>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -188,6 +189,7 @@ impl Scope {
             emitted: AtomicU32::new(0),
             stop: CancellationToken::new(),
             reason: Mutex::new(None),
+            refused: Mutex::default(),
         }
     }
 
@@ -424,6 +426,17 @@ impl Scope {
     }
 
     fn writable(&self, name: &str) -> Result<Uri, Failure> {
+        let writable = self.checked_name(name);
+        if let Err(failure) = &writable {
+            let mut refused = locked(&self.refused);
+            if refused.len() < MAX_REFUSED {
+                refused.push(failure.message.clone());
+            }
+        }
+        writable
+    }
+
+    fn checked_name(&self, name: &str) -> Result<Uri, Failure> {
         self.check()?;
         if !self.may_write.load(Ordering::Relaxed) {
             return Err(Failure::new("denied", "outputs are written from `process` only"));
@@ -477,6 +490,11 @@ impl Scope {
         let mut written = locked(&self.written);
         let order = std::mem::take(&mut written.order);
         order.iter().filter_map(|name| written.outputs.remove(name)).collect()
+    }
+
+    /// Why writes were refused, whatever the guest made of it; at most 16 are kept.
+    pub fn refused_writes(&self) -> Vec<String> {
+        locked(&self.refused).clone()
     }
 
     /// The folder that staged outputs lie in.
@@ -572,6 +590,9 @@ pub const INPUT_PAGE: u32 = 256;
 
 /// Longest content type kept, bytes. RFC 6838 allows 127 on either side of the slash.
 const MAX_CONTENT_TYPE: usize = 255;
+
+/// Most refused writes remembered.
+const MAX_REFUSED: usize = 16;
 
 /// Longest log line kept, bytes.
 const MAX_LOG_LINE: usize = 8 << 10;

@@ -27,14 +27,15 @@ const TEMPLATE: &[(&str, &str)] = &[
 const MAX_NAME: usize = 64;
 
 /// Names that cargo refuses for a package, or that would hide a crate the project uses.
-const TAKEN: &[&str] = &["test", "core", "std", "alloc", "proc_macro", "serde", "schemars", "wasm_worker_guest", "build", "deps", "examples", "incremental"];
+const TAKEN: &[&str] =
+    &["test", "core", "std", "alloc", "proc_macro", "serde", "schemars", "wasm_worker_guest", "build", "deps", "examples", "incremental"];
 
 /// Words of the language, which cannot name a crate.
 const KEYWORDS: &[&str] = &[
-    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else", "enum", "extern", "false",
-    "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub", "ref",
-    "return", "self", "static", "struct", "super", "trait", "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where",
-    "while", "yield",
+    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else", "enum", "extern",
+    "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv",
+    "pub", "ref", "return", "self", "static", "struct", "super", "trait", "true", "try", "type", "typeof", "unsafe", "unsized", "use",
+    "virtual", "where", "while", "yield",
 ];
 
 /// Arguments of `new`.
@@ -101,7 +102,9 @@ fn write(folder: &Path, files: &[(String, String)]) -> Result<(), Failure> {
     match fs::read_dir(folder).map(|mut entries| entries.next().is_some()) {
         Ok(false) => {}
         Ok(true) => {
-            return Err(Failure::usage(format!("{} is not empty", folder.display())).help("choose another name, or another folder with --dir"));
+            return Err(
+                Failure::usage(format!("{} is not empty", folder.display())).help("choose another name, or another folder with --dir")
+            );
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(Failure::usage(format!("{} cannot be used: {e}", folder.display())).help("choose another folder with --dir")),
@@ -144,7 +147,8 @@ mod tests {
         write(&project, &files("page-reader")).unwrap();
         let manifest: toml::Table = fs::read_to_string(project.join("Cargo.toml")).unwrap().parse().unwrap();
         assert_eq!(manifest["package"]["name"].as_str(), Some("page-reader"));
-        for path in ["vendor/sdk-guest/src/lib.rs", "vendor/wit/pipeline.wit", "vendor/wit/deps/wasi-nn/wasi-nn.wit", ".cargo/config.toml"] {
+        for path in ["vendor/sdk-guest/src/lib.rs", "vendor/wit/pipeline.wit", "vendor/wit/deps/wasi-nn/wasi-nn.wit", ".cargo/config.toml"]
+        {
             assert!(project.join(path).is_file(), "{path}");
         }
         let sdk: toml::Table = fs::read_to_string(project.join("vendor/sdk-guest/Cargo.toml")).unwrap().parse().unwrap();

@@ -3,6 +3,9 @@
 use super::super::terminal::Terminal;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, TableStyle};
 
+/// Narrowest terminal that cells are wrapped for, columns.
+const LEAST_WIDTH: u16 = 60;
+
 /// A table being filled.
 pub struct Rows {
     table: Table,
@@ -14,8 +17,9 @@ impl Rows {
     pub fn new(terminal: Terminal, headings: &[&str]) -> Self {
         let mut table = Table::new();
         table.load_style(TableStyle::new());
-        // On a terminal cells wrap to its width; elsewhere a row is a line.
-        table.set_content_arrangement(if terminal.shows_results { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
+        // On a terminal cells wrap to its width; elsewhere, and where that would leave a letter per line, a row is a line.
+        let wraps = terminal.shows_results && table.width().is_some_and(|width| width >= LEAST_WIDTH);
+        table.set_content_arrangement(if wraps { ContentArrangement::Dynamic } else { ContentArrangement::Disabled });
         if terminal.colours {
             table.enforce_styling();
         } else {

@@ -12,7 +12,8 @@ use crate::app::{App, Submission, WorkerOptions};
 use crate::config::Pipeline;
 use crate::task::id::JobKey;
 use crate::task::state::JobState;
-use crate::worker::Until;
+use crate::worker::{Until, Worker};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -26,18 +27,28 @@ pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failu
     config.worker.grace = config.worker.grace.min(GRACE);
     let pipeline = args.source.load(&config.limits)?;
     let submission = submission(args)?;
+    let drain = signals::listen("interrupted: handing running tasks back (again: at once)")?;
     let app = App::open(config).await?;
-    let job = run_one(&app, &pipeline, submission, terminal, globals.json).await?;
+    // The worker first: what cannot be loaded is said before a job is on record.
+    let job_id = Uuid::now_v7().to_string();
+    let key = JobKey { tenant: app.config.tenant.clone(), job_id: job_id.clone() };
+    let submission = Submission { job_id: Some(job_id), ..submission };
+    let options = WorkerOptions { job: Some(key.clone()), patient: false };
+    let worker = tokio::select! {
+        worker = app.worker(&pipeline, options) => worker?,
+        () = drain.cancelled() => return Ok(Exit::Interrupted),
+    };
+    let bars = (terminal.shows_progress && !globals.json).then(|| Bars::new(pipeline.steps.iter().map(|s| s.name.clone()).collect()));
+    let job = run_one(&app, &pipeline, &worker, key, submission, bars, &drain).await?;
     if globals.json {
         print_json(&job.record)?;
     } else {
         print(&job.record.render(terminal))?;
-        if let Some(error) = &job.record.error {
-            note(&format!("error: step '{}' failed: {}: {}", error.step, error.code, error.message));
-        }
-        if job.record.status == JobState::Failed {
-            note(&format!("help: `wasm-worker tasks list --job {0}` and `wasm-worker tasks logs ID` show more", job.record.job_id));
-        }
+    }
+    if job.record.status == JobState::Failed {
+        let failed = Failure::failed(job.record.errors().join("\n"));
+        let more = format!("`wasm-worker tasks list --job {}` and `wasm-worker tasks logs ID` show more", job.record.job_id);
+        note(failed.help(more).to_string().trim_end());
     }
     Ok(match job.record.status {
         JobState::Done => Exit::Done,
@@ -63,32 +74,38 @@ struct Ran {
     interrupted: bool,
 }
 
-/// Submits a job and runs it here to its end, or until a signal.
-async fn run_one(app: &App, pipeline: &Pipeline, submission: Submission, terminal: Terminal, json: bool) -> Result<Ran, Failure> {
-    let tenant = app.config.tenant.clone();
-    let job_id = submission.job_id.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
-    let submission = Submission { job_id: Some(job_id.clone()), ..submission };
-    let key = JobKey { tenant: tenant.clone(), job_id: job_id.clone() };
-    // The worker first: what cannot be loaded is said before a job is on record.
-    let options = WorkerOptions { job: Some(key.clone()), patient: false };
-    let worker = app.worker(pipeline, options).await?;
+/// Submits a job and runs it here to its end, or until `drain`.
+async fn run_one(
+    app: &App,
+    pipeline: &Pipeline,
+    worker: &Arc<Worker>,
+    key: JobKey,
+    submission: Submission,
+    bars: Option<Bars>,
+    drain: &CancellationToken,
+) -> Result<Ran, Failure> {
+    let JobKey { tenant, job_id } = key.clone();
     app.submit(pipeline, vec![submission]).await?;
-    let drain = signals::listen("interrupted: handing running tasks back (again: at once)")?;
     let over = CancellationToken::new();
-    let showing = (terminal.shows_progress && !json).then(|| {
-        let bars = Bars::new(pipeline.steps.iter().map(|s| s.name.clone()).collect());
-        tokio::spawn(bars.follow(app.tasks.clone(), tenant.clone(), job_id.clone(), over.clone()))
-    });
+    let showing = bars.map(|bars| tokio::spawn(bars.follow(app.tasks.clone(), tenant.clone(), job_id.clone(), over.clone())));
+    // At once, so that nobody takes the job up again, not even after a second signal.
+    let cancelling = {
+        let (tasks, tenant, job_id, drain) = (app.tasks.clone(), tenant.clone(), job_id.clone(), drain.clone());
+        tokio::spawn(async move {
+            drain.cancelled().await;
+            tasks.cancel_job(&tenant, &job_id).await
+        })
+    };
     worker.run(Until::JobEnded(key), None, drain.clone()).await;
     over.cancel();
     if let Some(showing) = showing {
         let _ = showing.await;
     }
-    let mut job = app.tasks.job(&tenant, &job_id).await?;
-    let interrupted = drain.is_cancelled() && !job.state.is_ended();
-    if interrupted {
-        app.tasks.cancel_job(&tenant, &job_id).await?;
-        job = app.tasks.job(&tenant, &job_id).await?;
+    if drain.is_cancelled()
+        && let Ok(cancelled) = cancelling.await
+    {
+        cancelled?;
     }
-    Ok(Ran { record: Record::read(app, job).await?, interrupted })
+    let job = app.tasks.job(&tenant, &job_id).await?;
+    Ok(Ran { interrupted: drain.is_cancelled(), record: Record::read(app, job).await? })
 }

@@ -32,26 +32,26 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "NAME")]
     backend: Option<Backend>,
 
-    /// One job: the file to work on. The job may read this one file
+    /// The file to work on. The job may read this one file
     #[arg(long, value_name = "FILE|URI", help_heading = "One job")]
     input: Option<String>,
-    /// One job: parameters, a JSON object, or @FILE
+    /// Parameters, a JSON object, or @FILE
     #[arg(long, value_name = "JSON|@FILE", help_heading = "One job")]
     params: Option<String>,
-    /// One job: folder for its outputs; new or empty [default: below the data folder]
+    /// Folder for its outputs; new or empty [default: below the data folder]
     #[arg(long, value_name = "DIR", help_heading = "One job")]
     output: Option<PathBuf>,
-    /// One job: the function, where the guest has several
+    /// The function, where the guest has several
     #[arg(long, value_name = "NAME", help_heading = "One job")]
     function: Option<String>,
 
-    /// Worker: tasks at once [default: number of cores]
+    /// Tasks at once [default: number of cores]
     #[arg(long, value_name = "N", help_heading = "Worker")]
     concurrency: Option<u32>,
-    /// Worker: ends when no task of the pipeline waits or runs
+    /// Ends when no task of the pipeline waits or runs
     #[arg(long, help_heading = "Worker", conflicts_with_all = ["input", "params"])]
     until_empty: bool,
-    /// Worker: ends after this many runs of tasks
+    /// Ends after this many runs of tasks
     #[arg(long, value_name = "N", help_heading = "Worker", conflicts_with_all = ["input", "params"])]
     max_tasks: Option<u64>,
 }
