@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod binary;
+mod checklist;
 mod floors;
 mod guest_host;
 mod kill;

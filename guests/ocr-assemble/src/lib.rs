@@ -100,7 +100,11 @@ impl Assemble {
             match line_of(&input) {
                 Err(reason) => {
                     figures.lost += 1;
-                    context::log_with(Level::Warn, &format!("line {} is missing: {reason}", input.key), &Fields { task_id: &input.task_id });
+                    context::log_with(
+                        Level::Warn,
+                        &format!("line {} is missing: {reason}", input.key),
+                        &Fields { task_id: &input.task_id },
+                    );
                 }
                 Ok(line) if line.score < self.text_score => figures.unsure += 1,
                 Ok(line) => lines.push(line),

@@ -31,7 +31,10 @@ fn lines_come_in_reading_order_and_unsure_ones_are_left_out() {
     let host = host(vec![line(2, "third", 0.9), line(0, "first", 0.5), line(1, "noise", 0.49)]);
     let run = host.run::<Assemble>(json!({}), message()).unwrap();
     assert_eq!(run.json()["text"], "first\nthird");
-    assert_eq!(run.json()["lines"][1], json!({ "box": [[5.0, 45.0], [60.0, 45.0], [60.0, 55.0], [5.0, 55.0]], "text": "third", "score": 0.9 }));
+    assert_eq!(
+        run.json()["lines"][1],
+        json!({ "box": [[5.0, 45.0], [60.0, 45.0], [60.0, 55.0], [5.0, 55.0]], "text": "third", "score": 0.9 })
+    );
     assert_eq!(metrics(&run.output), json!({ "lines": 2, "unsure": 1, "lost": 0 }));
     let drawing = decode(&run.files[DRAWING].bytes).unwrap();
     let red = |x: usize, y: usize| drawing.rgb()[(y * 80 + x) * 3] > 200;

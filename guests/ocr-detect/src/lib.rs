@@ -38,11 +38,8 @@ impl Default for Config {
 
 impl Config {
     fn rules(&self) -> Result<DetectionRules, Error> {
-        let bounds = [
-            ("/threshold", f64::from(self.threshold), 1.0),
-            ("/box_threshold", self.box_threshold, 1.0),
-            ("/unclip", self.unclip, 10.0),
-        ];
+        let bounds =
+            [("/threshold", f64::from(self.threshold), 1.0), ("/box_threshold", self.box_threshold, 1.0), ("/unclip", self.unclip, 10.0)];
         let mut fault = Error::Invalid(Vec::new());
         for (pointer, value, most) in bounds {
             if !(0.0..=most).contains(&value) {

@@ -93,9 +93,7 @@ impl Aligned {
     }
 
     fn rectangle(&self) -> Rectangle {
-        let at = |u: f64, v: f64| {
-            [(u * self.along[0] - v * self.along[1]) as f32, (u * self.along[1] + v * self.along[0]) as f32]
-        };
+        let at = |u: f64, v: f64| [(u * self.along[0] - v * self.along[1]) as f32, (u * self.along[1] + v * self.along[0]) as f32];
         let ([low_u, low_v], [high_u, high_v]) = (self.low, self.high);
         let corners = [at(low_u, low_v), at(high_u, low_v), at(high_u, high_v), at(low_u, high_v)];
         Rectangle { corners, short_side: self.sides()[0].min(self.sides()[1]) as f32 }

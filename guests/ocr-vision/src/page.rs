@@ -58,9 +58,7 @@ impl Page {
     /// A box on `picture` as a box on the original, inside it.
     pub fn to_original(&self, quad: &Quad) -> Quad {
         let [width, height] = self.original.map(|side| side as f32);
-        quad.map(|[x, y]| {
-            [(x * self.scale[0]).clamp(0.0, width), ((y - self.bar as f32) * self.scale[1]).clamp(0.0, height)]
-        })
+        quad.map(|[x, y]| [(x * self.scale[0]).clamp(0.0, width), ((y - self.bar as f32) * self.scale[1]).clamp(0.0, height)])
     }
 }
 

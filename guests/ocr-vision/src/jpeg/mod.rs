@@ -101,8 +101,7 @@ fn quantisation(mut body: &[u8], tables: &mut Tables) -> Option<()> {
         let bytes = if wide { 128 } else { 64 };
         let values = rest.get(..bytes)?;
         for (i, place) in scan::ZIGZAG.iter().enumerate() {
-            steps[*place] =
-                if wide { i32::from(u16::from_be_bytes([values[2 * i], values[2 * i + 1]])) } else { i32::from(values[i]) };
+            steps[*place] = if wide { i32::from(u16::from_be_bytes([values[2 * i], values[2 * i + 1]])) } else { i32::from(values[i]) };
         }
         *tables.quantisation.get_mut(usize::from(head & 15))? = Some(steps);
         body = rest.get(bytes..)?;

@@ -1,8 +1,8 @@
 //! One scan: which components it carries, and the coefficients it adds to their blocks (T.81, annexes F.2 and G.2).
 
+use super::Tables;
 use super::bits::{Bits, Table};
 use super::frame::Frame;
-use super::Tables;
 
 /// Natural place in a block of the coefficient that comes n-th (T.81, figure A.6).
 #[rustfmt::skip]
