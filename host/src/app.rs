@@ -310,8 +310,11 @@ impl App {
     }
 }
 
+/// Names of functions, each with the shape of its params.
+type Described = Vec<(String, Option<Arc<ParamsSchema>>)>;
+
 /// The functions a guest describes and the shapes of their params, in its own order; those the pipeline file names, if it describes none.
-fn described_functions(step: &Step, manifest: Option<&Value>) -> Result<Vec<(String, Option<Arc<ParamsSchema>>)>, AppError> {
+fn described_functions(step: &Step, manifest: Option<&Value>) -> Result<Described, AppError> {
     let Some(functions) = manifest.and_then(|m| m.get("functions")).and_then(Value::as_array) else {
         return Ok(step.functions.iter().map(|name| (name.clone(), None)).collect());
     };

@@ -74,9 +74,8 @@ fn nothing_is_lost_and_nothing_happens_twice() {
     place.run(&["submit", pipeline, "--params", fan, "--repeat", &JOBS.to_string()]).ok();
     let settings = [("WASM_WORKER_LEASE", "2s"), ("WASM_WORKER_CONCURRENCY", "3")];
     let mut workers: Vec<_> = (0..3).map(|i| place.start(&["run", pipeline, "--until-empty"], &format!("w{i}.log"), &settings)).collect();
-    for round in 0..3 {
+    for (round, victim) in workers.iter_mut().enumerate() {
         wait_for_done(&place, 60 * (round + 1));
-        let victim = &mut workers[round];
         victim.kill().unwrap();
         victim.wait().unwrap();
         *victim = place.start(&["run", pipeline, "--until-empty"], &format!("again{round}.log"), &settings);

@@ -186,7 +186,7 @@ fn load_error(error: HookError, setup: &StepSetup) -> GuestFault {
 
 /// What the guest logged while it loaded belongs to no task.
 fn tell(scope: &Scope, setup: &StepSetup) {
-    for line in scope.take_log().lines() {
+    for line in scope.log_text().lines() {
         tracing::info!(step = setup.step, "load-pipeline: {line}");
     }
 }

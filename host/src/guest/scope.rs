@@ -519,9 +519,9 @@ impl Scope {
     }
 
     /// The log so far, with a last line that counts what was dropped.
-    pub fn take_log(&self) -> String {
-        let mut log = locked(&self.log);
-        let mut text = std::mem::take(&mut log.text);
+    pub fn log_text(&self) -> String {
+        let log = locked(&self.log);
+        let mut text = log.text.clone();
         if log.dropped > 0 {
             text.push_str(&format!("… {} more lines dropped (limits.log is {} bytes)\n", log.dropped, self.limits.log));
         }

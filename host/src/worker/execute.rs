@@ -38,27 +38,40 @@ struct Answer {
 /// Runs one claimed task to its end, and returns the state it is left in. `sent`: when the claim was sent.
 /// A claim stands for steps 1 and 3 of a message: rows of the table are decoded and leased already.
 pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instant) -> TaskState {
-    let lease = claimed.lease.clone();
-    let ran = match open(worker, claimed) {
-        Err((claimed, fault)) => Err((claimed, String::new(), fault)),
-        Ok(run) => {
-            let held = worker.heartbeats.hold(lease.clone(), Arc::clone(&run.scope), sent);
-            let answered = answer(worker, &run).await;
-            drop(held);
-            match answered {
-                Ok((answer, children)) => commit(worker, &run, answer, children).await.map(|manifest| (run, manifest)),
-                Err(fault) => Err((run.claimed, run.scope.take_log(), fault)),
-            }
-        }
+    let (step, prefix) = match place(worker, &claimed) {
+        Ok(place) => place,
+        Err(fault) => return settle(worker, &claimed, String::new(), fault).await,
     };
-    match ran {
-        Ok((run, manifest)) => {
+    let work = Arc::new(step.work(&claimed));
+    let grants = step.grants(&claimed);
+    let scope = Scope::new(worker.services.clone(), claimed.lease.clone(), step.limits.clone(), prefix.clone(), grants, &work);
+    let run = Run { step, claimed, work, scope, prefix };
+    match result(worker, &run, sent).await {
+        Ok(manifest) => {
             let state = super::finalise::finish(worker, &run.claimed.lease.key, &run.prefix, &manifest).await;
             tell(&run.claimed, state, None, Some(run.scope.started().elapsed()));
             state
         }
-        Err((claimed, log, fault)) => settle(worker, claimed, log, fault).await,
+        Err(fault) => settle(worker, &run.claimed, run.scope.log_text(), fault).await,
     }
+}
+
+/// The step and the output prefix of a task.
+fn place(worker: &Worker, claimed: &Claimed) -> Result<(StepSpec, Uri), Fault> {
+    let step = worker.steps.get(&claimed.step).cloned();
+    let step = step.ok_or_else(|| Fault::Host(TaskError::new("unknown-step", format!("this worker has no step '{}'", claimed.step))))?;
+    let prefix = Uri::parse(&claimed.output_prefix).map_err(|e| Fault::Broken(TaskError::new("bad-prefix", e)))?;
+    Ok((step, prefix))
+}
+
+/// From the first hook to the commit. The lease is kept alive up to the commit, and not beyond: a heartbeat never meets a
+/// committed task.
+async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant) -> Result<Manifest, Fault> {
+    let held = worker.heartbeats.hold(run.claimed.lease.clone(), Arc::clone(&run.scope), sent);
+    let (answer, children) = answer(worker, run).await?;
+    let manifest = stage(worker, run, &answer).await?;
+    drop(held);
+    commit(worker, run, answer.outcome, manifest, children).await
 }
 
 /// Steps 1, 2, 4 and 5: validate, instance, process, publish-next; and the plan of the children.
@@ -75,21 +88,6 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
     let answer = hooks(worker, run, guest).await?;
     let children = plan(run, &answer)?;
     Ok((answer, children))
-}
-
-fn open(worker: &Worker, claimed: Claimed) -> Result<Run, (Claimed, Fault)> {
-    let Some(step) = worker.steps.get(&claimed.step).cloned() else {
-        let error = TaskError::new("unknown-step", format!("this worker has no step '{}'", claimed.step));
-        return Err((claimed, Fault::Host(error)));
-    };
-    let prefix = match Uri::parse(&claimed.output_prefix) {
-        Ok(prefix) => prefix,
-        Err(e) => return Err((claimed, Fault::Broken(TaskError::new("bad-prefix", e)))),
-    };
-    let work = Arc::new(step.work(&claimed));
-    let grants = step.grants(&claimed);
-    let scope = Scope::new(worker.services.clone(), claimed.lease.clone(), step.limits.clone(), prefix.clone(), grants, &work);
-    Ok(Run { step, claimed, work, scope, prefix })
 }
 
 async fn instance(worker: &Worker, run: &Run) -> Result<Box<dyn Guest>, Fault> {
@@ -177,36 +175,34 @@ fn plan(run: &Run, answer: &Answer) -> Result<Children, Fault> {
     children::plan(&parent, &answer.fan_out, &run.step.routes, &run.step.limits, &|uri| run.scope.grants_read(uri)).map_err(Fault::Broken)
 }
 
-/// Steps 6 and 7: stage what is large, then fix the result. From here on the guest does not run again for this task.
-async fn commit(worker: &Worker, run: &Run, answer: Answer, children: Children) -> Result<Manifest, (Claimed, String, Fault)> {
-    let refuse = |fault: Fault| (run.claimed.clone(), run.scope.take_log(), fault);
-    let manifest = stage(worker, run, &answer).await.map_err(refuse)?;
+/// Step 7: fixes the result. From here on the guest does not run again for this task.
+async fn commit(worker: &Worker, run: &Run, outcome: Option<String>, manifest: Manifest, children: Children) -> Result<Manifest, Fault> {
     let commit = Commit {
         lease: run.claimed.lease.clone(),
         manifest: manifest.clone(),
         children,
-        outcome: answer.outcome,
+        outcome,
         figures: run.scope.figures(run.claimed.queue_wait),
-        log: run.scope.take_log(),
+        log: run.scope.log_text(),
     };
     let mut wait = Duration::from_millis(20);
     loop {
         match worker.services.tasks.commit(commit.clone()).await {
             Ok(Applied::Yes) => return Ok(manifest),
-            Ok(Applied::Lost) => return Err(refuse(Fault::LeaseLost)),
+            Ok(Applied::Lost) => return Err(Fault::LeaseLost),
             // The answer may be lost and the commit not: asking again reads it back.
             Err(StoreError::Unavailable(error)) if !run.scope.has_lapsed() => {
                 tracing::warn!(error, task_id = run.work.task_id, "commit has no known outcome; asking again");
                 sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(2));
             }
-            Err(StoreError::Unavailable(_)) => return Err(refuse(Fault::LeaseLost)),
-            Err(error) => return Err(refuse(Fault::Host(TaskError::new("store", error.to_string())))),
+            Err(StoreError::Unavailable(_)) => return Err(Fault::LeaseLost),
+            Err(error) => return Err(Fault::Host(TaskError::new("store", error.to_string()))),
         }
     }
 }
 
-/// The manifest: what the guest wrote, what it returned, and `metrics.json` last. Small bytes ride inside it.
+/// Step 6, the manifest: what the guest wrote, what it returned, and `metrics.json` last. Small bytes ride inside it.
 async fn stage(worker: &Worker, run: &Run, answer: &Answer) -> Result<Manifest, Fault> {
     let mut entries = run.scope.take_outputs();
     if let Some(payload) = &answer.payload {
@@ -253,12 +249,12 @@ fn storage_fault(error: &ObjectError) -> Fault {
 }
 
 /// The end of a run that reached no commit: decide, write it down, and let others go on.
-async fn settle(worker: &Worker, claimed: Claimed, log: String, fault: Fault) -> TaskState {
+async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -> TaskState {
     let settings = &worker.settings;
     let disposition = dispose(fault, claimed.counters, &settings.retry, fastrand::f64(), settings.patient);
     let (how, state, error) = match disposition {
         Disposition::Leave => {
-            tell(&claimed, TaskState::Processing, None, None);
+            tell(claimed, TaskState::Processing, None, None);
             return TaskState::Processing;
         }
         Disposition::Retry { after, error } => (Settlement::Retry(after, error.clone()), TaskState::Queued, Some(error)),
@@ -278,7 +274,7 @@ async fn settle(worker: &Worker, claimed: Claimed, log: String, fault: Fault) ->
             }
         }
     }
-    tell(&claimed, state, error.as_ref(), None);
+    tell(claimed, state, error.as_ref(), None);
     state
 }
 

@@ -139,7 +139,7 @@ async fn traps_say_what_and_where() {
     let text = &ran.fault().message;
     assert_eq!(ran.fault().code, "trap");
     assert!(text.contains("unreachable") && text.contains("probe: asked to trap in process") && text.contains("process"), "{text}");
-    assert!(ran.scope.take_log().contains("probe: asked to trap in process"));
+    assert!(ran.scope.log_text().contains("probe: asked to trap in process"));
     assert!(!ran.reusable);
 
     let ran = bed.run(json!({"action": "recurse"})).await;

@@ -118,15 +118,15 @@ async fn granted_secrets_are_told() {
 async fn the_log_takes_lines_and_ends_at_its_limit() {
     let bed = Bed::with(component("probe").await, |setup| setup.limits.log = 4096).await;
     let ran = bed.run(json!({"action": "print", "stdout": "out \u{1b}[31m", "stderr": "err \u{202e}x", "times": 2})).await;
-    let log = ran.scope.take_log();
+    let log = ran.scope.log_text();
     assert_eq!(log.lines().filter(|l| l.contains("stdout out \\u{1b}[31m")).count(), 2, "{log}");
     assert_eq!(log.lines().filter(|l| l.contains("stderr err \\u{202e}x")).count(), 2, "{log}");
 
     let ran = bed.run(json!({"action": "log", "lines": 100_000, "bytes": 100})).await;
-    let log = ran.scope.take_log();
+    let log = ran.scope.log_text();
     assert!(log.len() < 8192 && log.contains("more lines dropped"), "{} bytes", log.len());
     let flood = bed.run(json!({"action": "print", "stdout": "x".repeat(1 << 20), "stderr": "", "times": 20})).await;
-    assert!(flood.answer.is_ok() && flood.scope.take_log().len() < 8192);
+    assert!(flood.answer.is_ok() && flood.scope.log_text().len() < 8192);
 }
 
 #[tokio::test]
