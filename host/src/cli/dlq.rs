@@ -1,7 +1,7 @@
 //! `dlq`: dead letters, the tasks that were given up. Lists, shows, and puts them back.
 
 use super::failure::{Exit, Failure};
-use super::globals::{Chatter, Globals};
+use super::globals::{Chatter, Globals, list_limit};
 use super::render::{table, text, time};
 use super::terminal::{Terminal, note, print, print_json};
 use crate::app::App;
@@ -35,9 +35,9 @@ enum DlqCommand {
     List {
         #[command(flatten)]
         filter: Filter,
-        /// At most this many
-        #[arg(long, value_name = "N", default_value_t = 100)]
-        limit: u32,
+        /// At most this many [default: 100, or all with --json]
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
     },
     /// Shows one with its message
     Show {
@@ -103,7 +103,7 @@ pub async fn run(globals: &Globals, args: &DlqArgs) -> Result<Exit, Failure> {
     let terminal = Terminal::detect();
     match &args.command {
         DlqCommand::List { filter, limit } => {
-            let letters = app.tasks.dead_letters(filter.with(&app, *limit).await?).await?;
+            let letters = app.tasks.dead_letters(filter.with(&app, list_limit(*limit, globals.json)).await?).await?;
             if globals.json { print_json(&letters)? } else { print(&list(&letters, terminal))? }
         }
         DlqCommand::Show { id } => {

@@ -99,3 +99,8 @@ impl Globals {
         text.to_owned()
     }
 }
+
+/// How much a list shows where nobody said: a screenful of people's lines, or all of it for a machine.
+pub fn list_limit(asked: Option<u32>, json: bool) -> u32 {
+    asked.unwrap_or(if json { u32::MAX } else { 100 })
+}

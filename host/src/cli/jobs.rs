@@ -1,7 +1,7 @@
 //! `jobs`: lists, shows and cancels jobs.
 
 use super::failure::{Exit, Failure};
-use super::globals::{Chatter, Globals};
+use super::globals::{Chatter, Globals, list_limit};
 use super::record::Record;
 use super::render::{state, table, text, time};
 use super::terminal::{Terminal, print, print_json};
@@ -32,9 +32,9 @@ enum JobsCommand {
         /// Jobs of every tenant
         #[arg(long)]
         all_tenants: bool,
-        /// At most this many
-        #[arg(long, value_name = "N", default_value_t = 50)]
-        limit: u32,
+        /// At most this many [default: 100, or all with --json]
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
     },
     /// Shows a job: its steps, its result, where its outputs are
     Show {
@@ -55,7 +55,7 @@ pub async fn run(globals: &Globals, args: &JobsArgs) -> Result<Exit, Failure> {
     match &args.command {
         JobsCommand::List { state, all_tenants, limit } => {
             let tenant = (!all_tenants).then_some(app.config.tenant.as_str());
-            let jobs = app.tasks.jobs(tenant, *state, *limit).await?;
+            let jobs = app.tasks.jobs(tenant, *state, list_limit(*limit, globals.json)).await?;
             if globals.json {
                 print_json(&jobs)?;
             } else {

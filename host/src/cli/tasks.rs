@@ -1,7 +1,7 @@
 //! `tasks`: lists, shows and cancels tasks, and shows what their guests logged.
 
 use super::failure::{Exit, Failure};
-use super::globals::{Chatter, Globals};
+use super::globals::{Chatter, Globals, list_limit};
 use super::render::{state, table, text, time};
 use super::terminal::{Terminal, print, print_json};
 use crate::app::App;
@@ -35,9 +35,9 @@ enum TasksCommand {
         /// Tasks of every tenant
         #[arg(long)]
         all_tenants: bool,
-        /// At most this many
-        #[arg(long, value_name = "N", default_value_t = 100)]
-        limit: u32,
+        /// At most this many [default: 100, or all with --json]
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
     },
     /// Shows a task with every claim of it
     Show {
@@ -72,7 +72,7 @@ pub async fn run(globals: &Globals, args: &TasksArgs) -> Result<Exit, Failure> {
                 job_id,
                 step: step.clone(),
                 state: *state,
-                limit: *limit,
+                limit: list_limit(*limit, globals.json),
             };
             let tasks = app.tasks.tasks(filter).await?;
             if globals.json { print_json(&tasks)? } else { print(&list(&tasks, terminal))? }

@@ -280,11 +280,9 @@ impl Scope {
         if self.grants_read(&uri) {
             return Ok(uri);
         }
-        if self.input_count > 0 {
-            self.list_inputs().await?;
-            if self.is_listed_input(&uri) {
-                return Ok(uri);
-            }
+        self.list_inputs().await?;
+        if self.is_listed_input(&uri) {
+            return Ok(uri);
         }
         Err(Failure::new(
             "denied",
@@ -292,9 +290,9 @@ impl Scope {
         ))
     }
 
-    /// Learns the addresses of all outputs of the task's inputs.
-    async fn list_inputs(&self) -> Result<(), Failure> {
-        if locked(&self.inputs_read).is_some() {
+    /// Learns the addresses of all outputs of the task's inputs, once: they are readable, and may be given to children.
+    pub async fn list_inputs(&self) -> Result<(), Failure> {
+        if self.input_count == 0 || locked(&self.inputs_read).is_some() {
             return Ok(());
         }
         let mut known = BTreeSet::new();

@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::step::StepSpec;
+use crate::guest::scope::Failure;
 use crate::guest::{Guest, GuestFault, Scope, StopReason};
 use crate::object_store::ObjectError;
 use crate::task::children::{self, Children, Parent};
@@ -49,7 +50,7 @@ pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instan
     match result(worker, &run, sent).await {
         Ok(manifest) => {
             let state = super::finalise::finish(worker, &run.claimed.lease.key, &run.prefix, &manifest).await;
-            tell(&run.claimed, state, None, Some(run.scope.started().elapsed()));
+            tell(worker, &run.claimed, state, None, Some(run.scope.started().elapsed()));
             state
         }
         Err(fault) => settle(worker, &run.claimed, run.scope.log_text(), fault).await,
@@ -86,6 +87,10 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
     let guest = instance(worker, run).await?;
     let _company = worker.company(run.claimed.alone).await;
     let answer = hooks(worker, run, guest).await?;
+    if answer.fan_out != FanOut::default() {
+        let listed = run.scope.list_inputs().await;
+        listed.map_err(|e| if run.scope.stop_reason().is_some() { fault_of(GuestFault::Stopped, &run.scope) } else { host_fault(e) })?;
+    }
     let children = plan(run, &answer)?;
     Ok((answer, children))
 }
@@ -158,6 +163,10 @@ fn fault_of(fault: GuestFault, scope: &Scope) -> Fault {
             Some(StopReason::LeaseLost) | None => Fault::LeaseLost,
         },
     }
+}
+
+fn host_fault(failure: Failure) -> Fault {
+    Fault::Host(TaskError::new(failure.code, failure.message))
 }
 
 /// From the guest's answer to the tasks that will exist.
@@ -254,7 +263,7 @@ async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -
     let disposition = dispose(fault, claimed.counters, &settings.retry, fastrand::f64(), settings.patient);
     let (how, state, error) = match disposition {
         Disposition::Leave => {
-            tell(claimed, TaskState::Processing, None, None);
+            tell(worker, claimed, TaskState::Processing, None, None);
             return TaskState::Processing;
         }
         Disposition::Retry { after, error } => (Settlement::Retry(after, error.clone()), TaskState::Queued, Some(error)),
@@ -274,20 +283,27 @@ async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -
             }
         }
     }
-    tell(claimed, state, error.as_ref(), None);
+    tell(worker, claimed, state, error.as_ref(), None);
     state
 }
 
 /// One log line per run.
-fn tell(claimed: &Claimed, state: TaskState, error: Option<&TaskError>, took: Option<Duration>) {
-    let key = &claimed.lease.key;
+fn tell(worker: &Worker, claimed: &Claimed, state: TaskState, error: Option<&TaskError>, took: Option<Duration>) {
+    let (key, message) = (&claimed.lease.key, &claimed.message);
+    let release = worker.guests.release(&claimed.step);
+    let trace_id = message.traceparent.as_deref().and_then(|t| t.split('-').nth(1));
     let latency_ms = took.map(|t| t.as_millis() as u64);
     let attempt = claimed.counters.attempts + 1;
-    let (job_id, task_id, step, tenant, epoch) = (&claimed.message.job_id, &key.task_id, &claimed.step, &key.tenant, claimed.lease.epoch);
+    // Models run on the processor: no graphics memory is taken.
+    let gpu_mem_gb = 0.0;
+    let (job_id, task_id, step, tenant, epoch) = (&message.job_id, &key.task_id, &claimed.step, &key.tenant, claimed.lease.epoch);
     match error {
-        Some(error) => {
-            tracing::warn!(job_id, task_id, step, tenant, attempt, epoch, state = %state, code = error.code, error = error.message, "task failed");
-        }
-        None => tracing::info!(job_id, task_id, step, tenant, attempt, epoch, state = %state, latency_ms, "task ran"),
+        Some(error) => tracing::warn!(
+            job_id, task_id, step, tenant, release, attempt, epoch, trace_id, state = %state,
+            code = error.code, error = error.message, "task failed"
+        ),
+        None => tracing::info!(
+            job_id, task_id, step, tenant, release, attempt, epoch, trace_id, state = %state, latency_ms, gpu_mem_gb, "task ran"
+        ),
     }
 }

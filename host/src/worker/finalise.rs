@@ -37,7 +37,10 @@ pub(super) async fn finish(worker: &Worker, key: &TaskKey, prefix: &Uri, manifes
             Err(error) => return bury(worker, key, &error).await,
         };
         tracing::warn!(error, task_id = key.task_id, "outputs are committed and not in place yet; trying again");
-        sleep(wait).await;
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = worker.hurry.cancelled() => return TaskState::Committed,
+        }
         wait = (wait * 2).min(Duration::from_secs(10));
     }
     TaskState::Committed

@@ -8,6 +8,8 @@ mod heartbeat;
 mod run;
 mod step;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub use run::{Summary, Until};
 pub use step::StepSpec;
@@ -21,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// What a worker is told.
 #[derive(Debug, Clone)]
@@ -53,6 +56,8 @@ pub struct Worker {
     heartbeats: Heartbeats,
     resting: Mutex<HashMap<String, Resting>>,
     company: RwLock<()>,
+    /// Cancelled when the grace time of a drain is over: what can be left to others is left.
+    hurry: CancellationToken,
 }
 
 /// While it is held: a task's hooks run beside others, or with nobody beside them.
@@ -81,6 +86,7 @@ impl Worker {
             order,
             resting: Mutex::default(),
             company: RwLock::new(()),
+            hurry: CancellationToken::new(),
         })
     }
 

@@ -75,7 +75,7 @@ impl Worker {
             let room = u64::from(room).min(max_tasks - load.summary.runs) as u32;
             let steps = self.steps_with_room(load, room);
             if room == 0 || steps.is_empty() {
-                self.pause(drain, running, load, LOOK).await;
+                self.wait_for_room(drain, running, load).await;
                 continue;
             }
             let sent = Instant::now();
@@ -112,17 +112,32 @@ impl Worker {
         }
     }
 
+    /// Waits until a task ends, or a step that rests may be tried again. What is due does not matter: nothing can be taken.
+    async fn wait_for_room(&self, drain: &CancellationToken, running: &mut Running, load: &mut Load) {
+        tokio::select! {
+            biased;
+            () = drain.cancelled() => {}
+            Some(ended) = running.join_next_with_id() => load.ended(ended),
+            () = sleep_until(self.next_wake()) => {}
+        }
+    }
+
+    /// When the first step that rests may be tried again, or a look is due anyway.
+    fn next_wake(&self) -> Instant {
+        let look = Instant::now() + LOOK;
+        self.order.iter().filter_map(|step| self.rests_until(step)).min().map_or(look, |until| until.min(look))
+    }
+
     /// Waits for anything that may change what can be claimed.
     async fn pause(&self, drain: &CancellationToken, running: &mut Running, load: &mut Load, look: Duration) {
         let due = self.services.tasks.next_due(&self.settings.pipeline).await.ok().flatten();
         let look = due.map_or(look, |ms| look.min(Duration::from_millis(ms.max(1))));
-        let rested = self.order.iter().filter_map(|step| self.rests_until(step)).min().unwrap_or_else(|| Instant::now() + LOOK);
         tokio::select! {
             biased;
             () = drain.cancelled() => {}
             Some(ended) = running.join_next_with_id() => load.ended(ended),
             () = self.services.tasks.wait_for_work(look) => {}
-            () = sleep_until(rested) => {}
+            () = sleep_until(self.next_wake()) => {}
         }
     }
 
@@ -168,6 +183,7 @@ impl Worker {
             if timeout(self.settings.grace, all).await.is_err() {
                 tracing::info!(tasks = running.len(), "the grace time is over: handing running tasks back");
                 self.heartbeats.stop_all(StopReason::Drained);
+                self.hurry.cancel();
             }
         }
         while let Some(ended) = running.join_next_with_id().await {
