@@ -20,6 +20,9 @@ CREATE TABLE jobs (
     UNIQUE (tenant, job_id)
 ) STRICT;
 
+-- Live jobs whose prefixes must not overlap with that of a newcomer.
+CREATE INDEX jobs_live ON jobs (prefix) WHERE state = 'PROCESSING';
+
 -- The root group of each job and one per fan-out with a `then`.
 CREATE TABLE groups (
     id        INTEGER PRIMARY KEY,

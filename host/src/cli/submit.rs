@@ -85,15 +85,29 @@ pub async fn run(globals: &Globals, args: &SubmitArgs) -> Result<Exit, Failure> 
         place_outputs(&app, folder, &mut submissions).await?;
     }
     let receipts = app.submit(&pipeline, submissions).await?;
-    let conflicts: Vec<&str> = receipts.iter().filter(|r| r.submitted == Submitted::Conflict).map(|r| r.job_id.as_str()).collect();
-    if !args.wait || !conflicts.is_empty() {
+    let refused = refused(&receipts);
+    if !args.wait || refused.is_some() {
         tell(&receipts, &HashMap::new(), globals.json)?;
     }
-    if !conflicts.is_empty() {
-        let message = format!("taken by another job, or by another content: {}", text::line(&conflicts.join(", "), 400));
-        return Err(Failure::failed(message).help("choose another id; the other jobs, if any, were submitted"));
+    if let Some(failure) = refused {
+        return Err(failure);
     }
     if args.wait { wait(&app, &receipts, globals.json).await } else { Ok(Exit::Done) }
+}
+
+/// The error for receipts of jobs that were not taken, if there are any.
+pub fn refused(receipts: &[Receipt]) -> Option<Failure> {
+    let ids = |what: Submitted| {
+        let ids: Vec<&str> = receipts.iter().filter(|r| r.submitted == what).map(|r| r.job_id.as_str()).collect();
+        (!ids.is_empty()).then(|| text::line(&ids.join(", "), 400))
+    };
+    if let Some(ids) = ids(Submitted::Conflict) {
+        let failure = Failure::failed(format!("taken by another job, or by another content: {ids}"));
+        return Some(failure.help("choose another id; the other jobs, if any, were submitted"));
+    }
+    let ids = ids(Submitted::Occupied)?;
+    let failure = Failure::failed(format!("the outputs would mix with those of a job that still runs: {ids}"));
+    Some(failure.help("name another --output, or wait for that job; the other jobs, if any, were submitted"))
 }
 
 /// What is asked for, before outputs have a place.
@@ -185,6 +199,7 @@ fn tell(receipts: &[Receipt], ended: &HashMap<String, JobState>, json: bool) -> 
                 Submitted::Created => "created",
                 Submitted::Repeated => "repeated",
                 Submitted::Conflict => "conflict",
+                Submitted::Occupied => "occupied",
             };
             let mut line = json!({"job_id": r.job_id, "task_id": r.task_id, "submitted": submitted});
             if let (Some(state), Some(object)) = (ended.get(&r.job_id), line.as_object_mut()) {
@@ -195,7 +210,7 @@ fn tell(receipts: &[Receipt], ended: &HashMap<String, JobState>, json: bool) -> 
         return print_json(&receipts.iter().map(each).collect::<Vec<_>>());
     }
     let line = |r: &Receipt| match (ended.get(&r.job_id), r.submitted) {
-        (_, Submitted::Conflict) => String::new(),
+        (_, Submitted::Conflict | Submitted::Occupied) => String::new(),
         (Some(state), _) => format!("{} {state}\n", r.job_id),
         (None, _) => format!("{}\n", r.job_id),
     };

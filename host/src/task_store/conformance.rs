@@ -124,6 +124,19 @@ async fn lapse() {
     tokio::time::sleep(SHORT + Duration::from_millis(30)).await;
 }
 
+pub async fn live_jobs_share_no_prefix(store: &dyn TaskStore) {
+    let at = |id: &str, prefix: &str| NewJob { prefix: prefix.into(), ..job(id) };
+    submit(store, at("j", "file:///out/x/")).await;
+    for (id, prefix) in [("same", "file:///out/x/"), ("below", "file:///out/x/y/"), ("above", "file:///out/")] {
+        assert_eq!(store.submit(vec![at(id, prefix)]).await.unwrap(), [Submitted::Occupied], "{id}");
+    }
+    // A namesake is none, and a repeat stays one.
+    let both = vec![at("beside", "file:///out/xy/"), at("inside", "file:///out/xy/z/"), at("j", "file:///out/x/")];
+    assert_eq!(store.submit(both).await.unwrap(), [Submitted::Created, Submitted::Occupied, Submitted::Repeated]);
+    run_down(store).await;
+    submit(store, at("later", "file:///out/x/")).await;
+}
+
 pub async fn a_worker_of_one_job_takes_nothing_else(store: &dyn TaskStore) {
     for id in ["j1", "j2", "j3"] {
         submit(store, job(id)).await;

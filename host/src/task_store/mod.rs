@@ -67,6 +67,8 @@ pub enum Submitted {
     Repeated,
     /// The id is taken by something else. Nothing was changed, and nothing of the other is disclosed.
     Conflict,
+    /// Its prefix is, covers or lies below that of a job that is still PROCESSING: their outputs would mix.
+    Occupied,
 }
 
 /// What a worker can take right now.

@@ -85,7 +85,10 @@ async fn run_one(
     drain: &CancellationToken,
 ) -> Result<Ran, Failure> {
     let JobKey { tenant, job_id } = key.clone();
-    app.submit(pipeline, vec![submission]).await?;
+    let receipts = app.submit(pipeline, vec![submission]).await?;
+    if let Some(failure) = super::super::submit::refused(&receipts) {
+        return Err(failure);
+    }
     let over = CancellationToken::new();
     let showing = bars.map(|bars| tokio::spawn(bars.follow(app.tasks.clone(), tenant.clone(), job_id.clone(), over.clone())));
     // At once, so that nobody takes the job up again, not even after a second signal.

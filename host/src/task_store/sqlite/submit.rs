@@ -5,7 +5,8 @@ use super::fault::Fault;
 use super::insert::{self, NewRow};
 use super::transaction::{Tx, array};
 use crate::task_store::{NewJob, Submitted};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 
 /// What an id stands for already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,7 @@ struct Holders {
 /// Creates what is new. One answer per job, in order.
 pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Vec<Submitted>, Fault> {
     let mut holders = holders(tx, jobs).await?;
+    let mut occupied = occupied(tx, jobs).await?;
     let mut answers = Vec::with_capacity(jobs.len());
     let mut created = Vec::new();
     for &job in jobs {
@@ -37,7 +39,9 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Vec<Subm
         };
         let (job_key, task_key) = ((job.tenant.clone(), job.job_id.clone()), (job.tenant.clone(), job.root.task_id.clone()));
         answers.push(match (holders.jobs.get(&job_key), holders.tasks.get(&task_key)) {
+            (None, None) if occupied.overlaps(&job.prefix) => Submitted::Occupied,
             (None, None) => {
+                occupied.0.insert(job.prefix.clone());
                 holders.jobs.insert(job_key, holder.clone());
                 holders.tasks.insert(task_key, holder);
                 created.push(job);
@@ -51,6 +55,38 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Vec<Subm
         create(tx, &created).await?;
     }
     Ok(answers)
+}
+
+/// Live jobs below the prefix of a newcomer, or above it: ?1 pairs of (prefix, the first text after all that begin with it), ?2 the
+/// prefixes that cover one of them.
+pub(super) const OCCUPIED: &str = "
+SELECT j.prefix FROM json_each(?1) w CROSS JOIN jobs j INDEXED BY jobs_live
+ON j.state = 'PROCESSING' AND j.prefix >= w.value->>0 AND j.prefix < w.value->>1
+UNION SELECT j.prefix FROM json_each(?2) w CROSS JOIN jobs j INDEXED BY jobs_live ON j.state = 'PROCESSING' AND j.prefix = w.value";
+
+/// Prefixes of live jobs, as far as newcomers may meet them.
+struct Occupied(BTreeSet<String>);
+
+impl Occupied {
+    fn overlaps(&self, prefix: &str) -> bool {
+        let below = self.0.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).next();
+        below.is_some_and(|other| other.starts_with(prefix)) || covering(prefix).any(|above| self.0.contains(above))
+    }
+}
+
+/// Every shorter prefix that covers this one: those that end with one of its slashes.
+fn covering(prefix: &str) -> impl Iterator<Item = &str> {
+    let last = prefix.len().saturating_sub(1);
+    prefix.match_indices('/').filter_map(move |(at, _)| if at < last { prefix.get(..=at) } else { None })
+}
+
+async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Occupied, Fault> {
+    // Prefixes end with '/', and '0' is the next character.
+    let ranges: Vec<(&str, String)> = jobs.iter().map(|j| (j.prefix.as_str(), format!("{}0", j.prefix.trim_end_matches('/')))).collect();
+    let above: BTreeSet<&str> = jobs.iter().flat_map(|j| covering(&j.prefix)).collect();
+    let above: Vec<&str> = above.into_iter().collect();
+    let rows: Vec<String> = sqlx::query_scalar(OCCUPIED).bind(array(&ranges)?).bind(array(&above)?).fetch_all(tx.on()).await?;
+    Ok(Occupied(rows.into_iter().collect()))
 }
 
 async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {

@@ -20,6 +20,7 @@ async fn fresh() -> (SqliteTaskStore, TempDir) {
 suite! {
     fresh();
     a_worker_of_one_job_takes_nothing_else,
+    live_jobs_share_no_prefix,
     a_repeat_has_no_effect_and_a_conflict_changes_nothing,
     better_priority_first_then_order_of_arrival,
     a_claim_keeps_to_steps_rooms_and_limit,
@@ -164,6 +165,7 @@ async fn no_statement_of_the_hot_path_scans() {
         super::sweep::UNFINISHED,
         super::sweep::LEFTOVERS,
         super::views::INPUTS,
+        super::submit::OCCUPIED,
     ];
     for sql in statements {
         let plan = raw.fetch_all(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).await.unwrap();
