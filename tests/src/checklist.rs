@@ -19,14 +19,31 @@ fn each_broken_guest_fails_its_line() {
         ("bad_describe", "describe"),
         ("bad_load", "load"),
         ("bad_output", "outputs"),
+        ("bad_result", "result"),
         ("not_idempotent", "idempotent"),
     ];
-    for (name, line) in broken {
-        let printed = place.run(&["check", guest(name).to_str().unwrap(), "--params", "{}", "--json"]);
-        assert_eq!(printed.code, Some(1), "{name}: {}{}", printed.out, printed.err);
-        let failed = failed(&printed.json());
-        assert!(failed.iter().any(|f| f == line), "{name}: {failed:?}");
+    for (name, item) in broken {
+        fails(&place, guest(name).to_str().unwrap(), "{}", item);
     }
+    // What a probe can be told to do wrong.
+    let probe = guest("probe");
+    let told = [
+        (r#"{"action": "trap", "hook": "process"}"#, "process"),
+        (r#"{"action": "write_late"}"#, "publish-next"),
+        (r#"{"action": "fan_out", "n": 1, "step": "nowhere"}"#, "store"),
+    ];
+    for (params, item) in told {
+        fails(&place, probe.to_str().unwrap(), params, item);
+    }
+    std::fs::write(place.path().join("core.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    fails(&place, "core.wasm", "{}", "component");
+}
+
+fn fails(place: &Place, guest: &str, params: &str, item: &str) {
+    let printed = place.run(&["check", guest, "--params", params, "--json"]);
+    assert_eq!(printed.code, Some(1), "{guest} {params}: {}{}", printed.out, printed.err);
+    let failed = failed(&printed.json());
+    assert!(failed.iter().any(|f| f == item), "{guest} {params}: {failed:?}");
 }
 
 #[test]
