@@ -54,7 +54,7 @@ pub enum AppError {
         why: String,
     },
     /// A model, or the library that runs it.
-    #[error("model '{model}': {why}")]
+    #[error("{why}")]
     Model {
         /// Which.
         model: String,
@@ -168,6 +168,9 @@ impl App {
 
     fn job_of(&self, pipeline: &Pipeline, submission: Submission) -> Result<NewJob, Vec<Violation>> {
         let one = |pointer: &str, message: String| vec![Violation::at(pointer, message)];
+        if submission.delay.is_some_and(|delay| delay > MAX_DELAY) {
+            return Err(one("/not_before", format!("is further away than {} days", MAX_DELAY.as_secs() / 86_400)));
+        }
         let job_id = submission.job_id.unwrap_or_else(|| Uuid::now_v7().to_string());
         let task_id = submission.task_id.unwrap_or_else(|| job_id.clone());
         let tenant = self.config.tenant.clone();
@@ -339,6 +342,9 @@ fn worker_name() -> String {
 
 /// Folder of compiled guests in the data directory.
 const CODE_CACHE: &str = "code";
+
+/// Furthest that a job can be put off: a year. Longer ones are a mistake of units more often than a wish.
+const MAX_DELAY: Duration = Duration::from_secs(365 * 86_400);
 
 /// Most jobs stored in one transaction.
 const SUBMIT_BATCH: usize = 1000;

@@ -20,8 +20,8 @@ CREATE TABLE jobs (
     UNIQUE (tenant, job_id)
 ) STRICT;
 
--- Live jobs whose prefixes must not overlap with that of a newcomer.
-CREATE INDEX jobs_live ON jobs (prefix) WHERE state = 'PROCESSING';
+-- Jobs whose prefixes must not overlap with that of a newcomer: live ones, and failed ones that may hold staged outputs for a redrive.
+CREATE INDEX jobs_held ON jobs (prefix) WHERE state IN ('PROCESSING', 'FAILED');
 
 -- The root group of each job and one per fan-out with a `then`.
 CREATE TABLE groups (

@@ -54,7 +54,7 @@ pub enum LogFormat {
 pub enum Chatter {
     /// A worker: every task.
     Service,
-    /// A command that answers and ends: warnings.
+    /// A command that answers and ends, and says itself what went wrong: failures of the host only.
     Command,
 }
 
@@ -88,7 +88,7 @@ impl Globals {
 
     fn log(&self, configured: &str, chatter: Chatter) -> String {
         let text = match (self.verbose, self.quiet) {
-            (0, 0) if chatter == Chatter::Command && configured == DEFAULT_LOG => "warn",
+            (0, 0) if chatter == Chatter::Command && configured == DEFAULT_LOG => "error",
             (0, 0) => configured,
             // The libraries below say at debug what only their authors need.
             (1, _) => "info,wasm_worker=debug",

@@ -150,6 +150,11 @@ fn of_files(args: &SubmitArgs) -> Result<Vec<Submission>, Failure> {
     let params = args.params.as_deref().map(input::params).transpose()?.unwrap_or_default();
     let of = |input| Submission { input, params: params.clone(), ..Submission::default() };
     if args.files.is_empty() {
+        if args.params.is_none() {
+            return Err(
+                Failure::usage("nothing to submit").help("name files, or give --params '{}' for a job without one, or --jsonl FILE")
+            );
+        }
         return Ok(vec![of(None)]);
     }
     let (mut jobs, mut faults) = (Vec::new(), Vec::new());

@@ -112,7 +112,7 @@ impl Config {
             table = text.parse().map_err(|e: toml::de::Error| ConfigError::of(&source, e.to_string()))?;
             folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         }
-        let problems = Problems::new(&source);
+        let mut problems = Problems::new(&source);
         // A path in the file starts at the file; a path from elsewhere starts where the user stands.
         for key in ["data_dir", "inference.onnxruntime", "storage.bucket"] {
             anchor(&mut table, key, &folder);
@@ -124,7 +124,10 @@ impl Config {
                 continue;
             }
             match ENVIRONMENT.iter().find(|(known, _)| known == name) {
-                Some((_, key)) if !value.is_empty() => set(&mut table, key, value),
+                Some((_, key)) if !value.is_empty() => {
+                    set(&mut table, key, value);
+                    problems.set_origin(key, format!("environment variable {name}"));
+                }
                 None if name.starts_with("WASM_WORKER_") => {
                     let known: Vec<&str> = ENVIRONMENT.iter().map(|(n, _)| *n).collect();
                     let hint =
@@ -136,6 +139,7 @@ impl Config {
         }
         for (key, value) in &overrides.flags {
             set(&mut table, key, value);
+            problems.set_origin(key, "command line".to_owned());
         }
         let mut config = read(Section::new(table, &problems), &problems);
         config.secrets = secrets;

@@ -181,7 +181,7 @@ fn load_error(error: HookError, setup: &StepSetup) -> GuestFault {
         HookError::Invalid(violations) => format!("invalid config: {}", pointer::join(&violations)),
         HookError::Cancelled => "cancelled".to_owned(),
     };
-    GuestFault::Host(TaskError::new("load-pipeline", format!("step '{}': load-pipeline failed: {text}", setup.step)))
+    GuestFault::Host(TaskError::new("load-pipeline", format!("step '{}': {text}", setup.step)))
 }
 
 /// What the guest logged while it loaded belongs to no task.

@@ -2,7 +2,7 @@
 //!
 //! Every write goes to a temporary name in the folder of its target, is fsynced and renamed, and the folder is fsynced:
 //! after a power cut an object is whole or absent. Which paths may be touched at all is decided above, by grants and
-//! prefixes; symbolic links inside a prefix are followed only for the task's own input.
+//! prefixes. Symbolic links are followed: guests cannot make any, so a link inside a granted folder is its owner's word.
 
 use super::{ObjectError, ObjectMeta, ObjectReader, ObjectStore, ObjectWriter, Publish, Source};
 use crate::task::uri::Uri;

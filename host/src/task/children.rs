@@ -5,7 +5,7 @@
 use super::hooks::{FanOut, NextTask, TaskError, parse_object};
 use super::id;
 use super::limits::Limits;
-use super::message::{DEFAULT_PRIORITY, Message};
+use super::message::{DEFAULT_PRIORITY, MAX_DEPTH, Message, depth};
 use super::uri::Uri;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -108,7 +108,10 @@ pub fn plan(
     let mut seen = HashSet::new();
     let mut make = |next: &NextTask, default: Option<&String>, which: &str| {
         let step = next.step.as_ref().or(default).ok_or_else(|| {
-            TaskError::new("no-next-step", format!("child '{}' names no step, and step '{}' has no `{which}`", next.key, parent.step))
+            TaskError::new(
+                "no-next-step",
+                format!("child '{}' names no step, and step '{}' has no `{which}` in its pipeline file", next.key, parent.step),
+            )
         })?;
         let child = child_of(parent, next, step, routes, limits, readable)?;
         if !seen.insert((child.step.clone(), child.key.clone())) {
@@ -162,6 +165,10 @@ fn child_of(
             return Err(fault("payload-limit", text));
         }
         message.set_payload(input).map_err(|e| fault("bad-child", e))?;
+    }
+    let deep = message.input.as_ref().map_or(0, depth).max(message.params.values().map(depth).max().unwrap_or(0) + 1);
+    if deep > MAX_DEPTH {
+        return Err(fault("bad-child", format!("params or input are nested {deep} deep, over {MAX_DEPTH}")));
     }
     let priority = next.priority.unwrap_or(parent.priority);
     if priority > 9 {
@@ -256,6 +263,8 @@ mod tests {
         assert_eq!(code(NextTask { input_uri: Some("file:///etc/passwd".into()), ..child("x") }), "child-input-denied");
         assert_eq!(code(NextTask { params: "[]".into(), ..child("x") }), "bad-child");
         assert_eq!(code(child("../x")), "bad-child");
+        let deep = format!("{{\"x\": {}1{}}}", "[".repeat(100), "]".repeat(100));
+        assert_eq!(code(NextTask { params: deep, ..child("x") }), "bad-child");
         assert_eq!(planned(FanOut { tasks: vec![child("x"); 10_001], then: None }, None).unwrap_err().code, "fan-out-limit");
     }
 }

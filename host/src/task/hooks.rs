@@ -206,7 +206,7 @@ impl TaskError {
 
     /// Invalid input.
     pub fn invalid(violations: Vec<Violation>) -> Self {
-        let message = cut(&format!("invalid input: {}", pointer::join(&violations)), MAX_ERROR_TEXT);
+        let message = cut(&pointer::join(&violations), MAX_ERROR_TEXT);
         Self { code: "invalid".into(), message, violations }
     }
 }

@@ -29,9 +29,13 @@ pub struct MessageBounds {
     pub metadata: usize,
 }
 
+/// Deepest nesting of JSON that is stored. Far below the 128 at which parsing stops, as rows wrap it in some levels more: what is
+/// stored must be readable again.
+pub const MAX_DEPTH: usize = 64;
+
 impl Default for MessageBounds {
     fn default() -> Self {
-        Self { bytes: 2 << 20, depth: 64, metadata: 256 }
+        Self { bytes: 2 << 20, depth: MAX_DEPTH, metadata: 256 }
     }
 }
 
@@ -232,6 +236,9 @@ fn check_fields(fields: &Map<String, Value>, bounds: &MessageBounds, faults: &mu
     for key in ["input_uri", "output_prefix"] {
         check_text(fields, key, faults, |text| Uri::parse(text).map(drop));
     }
+    if fields.get("input").is_some_and(|input| depth(input) > bounds.depth) {
+        faults.push(Violation::at("/input", format!("is nested deeper than {}", bounds.depth)));
+    }
     if let Some(Value::String(prefix)) = fields.get("output_prefix")
         && !prefix.ends_with('/')
     {
@@ -311,7 +318,7 @@ fn check_traceparent(text: &str) -> Result<(), String> {
 }
 
 /// Nesting depth of a value; a scalar has 1. Parsed values are at most 128 deep, so recursion is bounded.
-fn depth(value: &Value) -> usize {
+pub fn depth(value: &Value) -> usize {
     1 + match value {
         Value::Array(items) => items.iter().map(depth).max().unwrap_or(0),
         Value::Object(map) => map.values().map(depth).max().unwrap_or(0),

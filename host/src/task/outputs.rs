@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 /// Longest output name, in bytes: an S3 key holds 1,024, and the prefix needs room too.
 pub const MAX_NAME: usize = 512;
 
+/// Longest segment of an output name, in bytes: what file systems take as one file's name.
+pub const MAX_SEGMENT: usize = 255;
+
 /// Outputs up to this size ride inside the commit; larger ones are staged first.
 pub const INLINE_OUTPUT: usize = 64 << 10;
 
@@ -75,6 +78,9 @@ pub fn check_name(name: &str, reserved: &dyn Fn(&str) -> bool) -> Result<(), Str
         return fault("contains a look-alike of '.' or '/'");
     }
     for segment in name.split('/') {
+        if segment.len() > MAX_SEGMENT {
+            return fault(&format!("has a segment of more than {MAX_SEGMENT} bytes"));
+        }
         if segment.is_empty() || segment == "." || segment == ".." || segment.ends_with([' ', '.']) || segment.starts_with(' ') {
             return fault("has a segment that is empty, '.', '..', or starts or ends with a space or dot");
         }
@@ -83,7 +89,8 @@ pub fn check_name(name: &str, reserved: &dyn Fn(&str) -> bool) -> Result<(), Str
     if first.starts_with('_') || reserved(first) {
         return fault("starts with a segment kept for the host ('_…' or the name of a step)");
     }
-    if name.eq_ignore_ascii_case(METRICS_NAME) || (name.starts_with("result.") && !name.contains('/')) {
+    let first = first.to_ascii_lowercase();
+    if first == METRICS_NAME || first.starts_with("result.") {
         return fault("is written by the host itself (return a payload or metrics from process)");
     }
     Ok(())
@@ -257,6 +264,9 @@ mod tests {
             "metrics.json",
             "METRICS.json",
             "result.json",
+            "result.json/x",
+            "Metrics.json/x",
+            &"s".repeat(256),
             "_x/a",
             "/a",
             "a/",

@@ -14,10 +14,12 @@ use crate::task::outputs::{self, INLINE_OUTPUT, METRICS_NAME, Manifest, Manifest
 use crate::task::state::TaskState;
 use crate::task::uri::Uri;
 use crate::task_store::{Applied, Claimed, Commit, Settlement, StoreError};
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
 
 /// One claim being run.
 struct Run {
@@ -77,15 +79,15 @@ async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant) -> Result<Manife
 
 /// Steps 1, 2, 4 and 5: validate, instance, process, publish-next; and the plan of the children.
 async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), Fault> {
-    let violations = run.step.check(&run.claimed.message);
-    if !violations.is_empty() {
-        return Err(Fault::Broken(TaskError::invalid(violations)));
-    }
+    validate(run).await?;
     if run.claimed.cancelled {
         return Err(Fault::Cancelled);
     }
     let guest = instance(worker, run).await?;
-    let _company = worker.company(run.claimed.alone).await;
+    let _company = tokio::select! {
+        company = worker.company(run.claimed.alone) => company,
+        () = run.scope.stopped() => return Err(fault_of(GuestFault::Stopped, &run.scope)),
+    };
     let answer = hooks(worker, run, guest).await?;
     if answer.fan_out != FanOut::default() {
         let listed = run.scope.list_inputs().await;
@@ -94,6 +96,32 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
     let children = plan(run, &answer)?;
     Ok((answer, children))
 }
+
+/// Step 1. The schema is the guest's own, and so is what its check costs: it may take a thread, and a moment, but not more.
+async fn validate(run: &Run) -> Result<(), Fault> {
+    let schema = run.step.schema(&run.claimed.message).map_err(|v| Fault::Broken(TaskError::invalid(vec![v])))?;
+    let Some(schema) = schema.map(Arc::clone) else { return Ok(()) };
+    let params = Value::Object(run.claimed.message.params.clone());
+    let too_costly = || Fault::Broken(TaskError::new("schema-cost", "the guest's JSON Schema for params takes too long to check"));
+    let violations = if schema.is_given_up() {
+        return Err(too_costly());
+    } else if schema.is_costly() {
+        let checking = Arc::clone(&schema);
+        match timeout(MAX_VALIDATION, spawn_blocking(move || checking.check(&params))).await {
+            Ok(Ok(violations)) => violations,
+            Ok(Err(_)) | Err(_) => {
+                schema.give_up();
+                return Err(too_costly());
+            }
+        }
+    } else {
+        schema.check(&params)
+    };
+    if violations.is_empty() { Ok(()) } else { Err(Fault::Broken(TaskError::invalid(violations))) }
+}
+
+/// Longest check of a task's params against the guest's schema.
+const MAX_VALIDATION: Duration = Duration::from_secs(2);
 
 async fn instance(worker: &Worker, run: &Run) -> Result<Box<dyn Guest>, Fault> {
     let made = tokio::select! {

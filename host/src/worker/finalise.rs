@@ -6,11 +6,12 @@
 use super::Worker;
 use crate::object_store::{ObjectError, ObjectStore, Publish, Source};
 use crate::task::hooks::TaskError;
-use crate::task::id::{TaskKey, sha256};
+use crate::task::id::TaskKey;
 use crate::task::outputs::{Manifest, ManifestEntry, Place};
 use crate::task::state::TaskState;
 use crate::task::uri::Uri;
 use crate::task_store::StoreError;
+use sha2::{Digest, Sha256};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -28,13 +29,14 @@ pub(super) async fn finish(worker: &Worker, key: &TaskKey, prefix: &Uri, manifes
         let error = match publish(worker.services.objects.as_ref(), prefix, manifest).await {
             Ok(()) => match worker.services.tasks.end(key.clone()).await {
                 Ok(()) => {
-                    tidy(worker, prefix).await;
+                    tidy(worker, prefix, manifest).await;
                     return TaskState::Done;
                 }
-                Err(error) => error.to_string(),
+                Err(StoreError::Unavailable(error)) => error,
+                Err(error) => return bury(worker, key, &format!("the end cannot be stored: {error}")).await,
             },
             Err(ObjectError::Unavailable(error)) => error,
-            Err(error) => return bury(worker, key, &error).await,
+            Err(error) => return bury(worker, key, &format!("committed outputs cannot be put in place: {error}")).await,
         };
         tracing::warn!(error, task_id = key.task_id, "outputs are committed and not in place yet; trying again");
         tokio::select! {
@@ -46,8 +48,8 @@ pub(super) async fn finish(worker: &Worker, key: &TaskKey, prefix: &Uri, manifes
     TaskState::Committed
 }
 
-async fn bury(worker: &Worker, key: &TaskKey, error: &ObjectError) -> TaskState {
-    let error = TaskError::new("finalise", format!("committed outputs cannot be put in place: {error}; redrive when it is mended"));
+async fn bury(worker: &Worker, key: &TaskKey, why: &str) -> TaskState {
+    let error = TaskError::new("finalise", format!("{why}; redrive when it is mended"));
     tracing::error!(task_id = key.task_id, error = error.message, "task is dead, its staged outputs are kept");
     match worker.services.tasks.bury_committed(key.clone(), error).await {
         Ok(()) | Err(StoreError::NotFound(_)) => TaskState::Dead,
@@ -80,10 +82,18 @@ pub(super) async fn publish(objects: &dyn ObjectStore, prefix: &Uri, manifest: &
 }
 
 async fn is_in_place(objects: &dyn ObjectStore, to: &Uri, entry: &ManifestEntry) -> Result<bool, ObjectError> {
-    match objects.get(to, entry.size).await {
-        Ok(bytes) => Ok(sha256(&bytes) == entry.sha256),
-        Err(ObjectError::NotFound(_) | ObjectError::TooLarge { .. }) => Ok(false),
-        Err(error) => Err(error),
+    let mut reader = match objects.open(to).await {
+        Ok(reader) => reader,
+        Err(ObjectError::NotFound(_)) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let mut hash = Sha256::new();
+    loop {
+        let piece = reader.read(1 << 20).await?;
+        if piece.is_empty() {
+            return Ok(hex::encode(hash.finalize()) == entry.sha256);
+        }
+        hash.update(&piece);
     }
 }
 
@@ -100,10 +110,9 @@ fn at(prefix: &Uri, name: &str) -> Result<Uri, ObjectError> {
     prefix.join(name).map_err(ObjectError::Invalid)
 }
 
-/// Removes the folder of attempts: the task has ended, so nobody has a use for any of them. What a paused worker adds
-/// later is the sweeper's.
-async fn tidy(worker: &Worker, prefix: &Uri) {
-    if let Ok(folder) = at(prefix, "_attempts/")
+/// Removes the folder of the attempt that won. Those of others are the sweeper's.
+async fn tidy(worker: &Worker, prefix: &Uri, manifest: &Manifest) {
+    if let Ok(folder) = at(prefix, &manifest.folder)
         && let Err(error) = worker.services.objects.delete_prefix(&folder).await
     {
         tracing::debug!(%error, "attempts left to the sweeper");

@@ -7,7 +7,7 @@ use crate::guest::{Scope, StopReason};
 use crate::task::lease::{Lease, LeaseView};
 use crate::task_store::{Beat, Heartbeat, TaskStore};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -18,6 +18,8 @@ const MAX_PERIOD: Duration = Duration::from_secs(5);
 pub(super) struct Heartbeats {
     lease: Duration,
     held: Mutex<HashMap<Lease, Held>>,
+    /// Why every task is to stop, those not yet held included.
+    stopping: OnceLock<StopReason>,
 }
 
 struct Held {
@@ -41,7 +43,7 @@ impl Drop for HeldLease<'_> {
 
 impl Heartbeats {
     pub(super) fn new(lease: Duration) -> Self {
-        Self { lease, held: Mutex::default() }
+        Self { lease, held: Mutex::default(), stopping: OnceLock::new() }
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<Lease, Held>> {
@@ -52,13 +54,20 @@ impl Heartbeats {
     pub(super) fn hold(&self, lease: Lease, scope: Arc<Scope>, sent: Instant) -> HeldLease<'_> {
         let view = LeaseView::new(sent.into_std(), self.lease);
         scope.renew(view);
-        self.held().insert(lease.clone(), Held { scope, view, renewed: sent, cancel_at: None });
+        let mut held = self.held();
+        if let Some(reason) = self.stopping.get() {
+            scope.stop(*reason);
+        }
+        held.insert(lease.clone(), Held { scope, view, renewed: sent, cancel_at: None });
+        drop(held);
         HeldLease { all: self, lease }
     }
 
-    /// Stops every running task.
+    /// Stops every running task, and every one that begins from now on.
     pub(super) fn stop_all(&self, reason: StopReason) {
-        for held in self.held().values() {
+        let held = self.held();
+        let _ = self.stopping.set(reason);
+        for held in held.values() {
             held.scope.stop(reason);
         }
     }

@@ -35,20 +35,14 @@ pub struct StepSpec {
 }
 
 impl StepSpec {
-    /// Whether the message fits the step; all violations.
-    pub fn check(&self, message: &Message) -> Vec<Violation> {
-        let schema = match &message.function {
-            None => self.params.as_ref(),
-            Some(function) => match self.functions.get(function) {
-                Some(schema) => schema.as_ref(),
-                None => {
-                    let known: Vec<&str> = self.functions.keys().map(String::as_str).collect();
-                    let text = format!("'{function}' is no function of step '{}' (it has: {})", self.name, known.join(", "));
-                    return vec![Violation::at("/function", text)];
-                }
-            },
-        };
-        schema.map_or_else(Vec::new, |schema| schema.check(&Value::Object(message.params.clone())))
+    /// The shape that the message's params must have, where the guest describes it; a violation if there is no such function.
+    pub fn schema(&self, message: &Message) -> Result<Option<&Arc<ParamsSchema>>, Violation> {
+        let Some(function) = &message.function else { return Ok(self.params.as_ref()) };
+        self.functions.get(function).map(Option::as_ref).ok_or_else(|| {
+            let known: Vec<&str> = self.functions.keys().map(String::as_str).collect();
+            let text = format!("'{function}' is no function of step '{}' (it has: {})", self.name, known.join(", "));
+            Violation::at("/function", text)
+        })
     }
 
     /// What one claim of one task may touch.

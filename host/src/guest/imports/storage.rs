@@ -13,6 +13,9 @@ use wasmtime::component::Resource;
 /// Most bytes of one read, by the contract.
 const MAX_READ: u64 = 1 << 20;
 
+/// Most readers and writers open at once in one run: each holds a file of the process, which has 1,024 by default for all.
+const MAX_OPEN: usize = 16;
+
 /// A `reader` of the guest. Empty once its run has ended.
 pub struct Reader(Option<Box<dyn ObjectReader>>);
 
@@ -46,6 +49,14 @@ impl State {
         self.open_streams = 0;
     }
 
+    /// Refuses one more open reader or writer than a run may have.
+    fn may_open(&self) -> Result<(), Failure> {
+        if self.open_streams < MAX_OPEN {
+            return Ok(());
+        }
+        Err(Failure::new("too-large", format!("{MAX_OPEN} readers and writers are open already; close one")))
+    }
+
     fn stream_closed(&mut self, was_open: bool) {
         self.open_streams -= usize::from(was_open && self.open_streams > 0);
     }
@@ -57,6 +68,9 @@ impl storage::Host for State {
     }
 
     async fn open(&mut self, uri: String) -> Answer<Resource<Reader>> {
+        if let Err(failure) = self.may_open() {
+            return answer(Err(failure));
+        }
         match Arc::clone(&self.scope).open(&uri).await {
             Ok(reader) => {
                 let handle = self.table.push(Reader(Some(reader)))?;
@@ -72,6 +86,9 @@ impl storage::Host for State {
     }
 
     async fn create(&mut self, name: String, content_type: String) -> Answer<Resource<Writer>> {
+        if let Err(failure) = self.may_open() {
+            return answer(Err(failure));
+        }
         match Arc::clone(&self.scope).create(&name, &content_type).await {
             Ok(writer) => {
                 let handle = self.table.push(Writer(Some(writer)))?;

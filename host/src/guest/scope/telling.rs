@@ -3,6 +3,7 @@
 use super::{Failure, Scope, locked};
 use crate::task::hooks::Payload;
 use crate::task::limits::cut;
+use crate::task::message::{MAX_DEPTH, depth};
 use crate::task::outputs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -55,8 +56,9 @@ impl Scope {
         text
     }
 
-    /// Keeps the last progress.
-    pub fn set_progress(&self, progress: Progress) {
+    /// Keeps the last progress. Figures nested too deep to be stored are left out.
+    pub fn set_progress(&self, mut progress: Progress) {
+        progress.metrics = progress.metrics.filter(|metrics| depth(metrics) <= MAX_DEPTH);
         *locked(&self.progress) = Some(progress);
     }
 

@@ -8,6 +8,7 @@ use crate::task::outputs::{self, INLINE_OUTPUT, ManifestEntry, Place};
 use crate::task::uri::Uri;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -45,7 +46,7 @@ impl Scope {
         let entry = if fits {
             ManifestEntry::inline(name, cut(content_type, MAX_CONTENT_TYPE), bytes)
         } else {
-            let piece = self.next_piece();
+            let piece = self.next_piece()?;
             let (size, sha256) = (bytes.len() as u64, id::sha256(&bytes));
             self.services()?.objects.put(&self.staged_uri(&piece)?, &bytes).await?;
             ManifestEntry {
@@ -64,7 +65,7 @@ impl Scope {
     /// Starts writing an output piece by piece. It is always staged.
     pub async fn create(self: &Arc<Self>, name: &str, content_type: &str) -> Result<OutputWriter, Failure> {
         let target = self.writable(name)?;
-        let piece = self.next_piece();
+        let piece = self.next_piece()?;
         let writer = self.services()?.objects.create(&self.staged_uri(&piece)?).await?;
         Ok(OutputWriter {
             scope: Arc::clone(self),
@@ -106,10 +107,14 @@ impl Scope {
         Ok(())
     }
 
-    fn next_piece(&self) -> String {
+    /// A name for staged bytes. Bounded as files are: one name written again and again leaves a piece each time.
+    fn next_piece(&self) -> Result<String, Failure> {
         let mut written = locked(&self.written);
+        if written.pieces >= self.limits.files {
+            return Err(Failure::new("too-large", format!("the task has begun {} large files (limits.files)", self.limits.files)));
+        }
         written.pieces += 1;
-        format!("{:06}", written.pieces)
+        Ok(format!("{:06}", written.pieces))
     }
 
     /// What this run wrote under an address, if anything.
@@ -129,8 +134,15 @@ impl Scope {
         if !known && written.outputs.len() >= self.limits.files as usize {
             return Err(Failure::new("too-large", format!("the task has written {} files (limits.files)", self.limits.files)));
         }
+        let folded = entry.name.to_lowercase();
+        let above = folded.match_indices('/').filter_map(|(at, _)| folded.get(..at)).any(|above| written.folded.contains(above));
+        let folder = format!("{folded}/");
+        let below = written.folded.range::<str, _>((Bound::Included(folder.as_str()), Bound::Unbounded)).next();
+        if above || below.is_some_and(|below| below.starts_with(&folder)) {
+            return Err(Failure::new("invalid", format!("output name '{}' would be a file and a folder at once", entry.name)));
+        }
         // Two names that differ by case only are one file on some systems.
-        if !known && !written.folded.insert(entry.name.to_lowercase()) {
+        if !known && !written.folded.insert(folded) {
             return Err(Failure::new("invalid", format!("output name '{}' differs from another by case only", entry.name)));
         }
         if let Place::Inline(bytes) = &entry.place {

@@ -57,14 +57,17 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Vec<Subm
     Ok(answers)
 }
 
-/// Live jobs below the prefix of a newcomer, or above it: ?1 pairs of (prefix, the first text after all that begin with it), ?2 the
-/// prefixes that cover one of them.
+/// Jobs below the prefix of a newcomer, or above it, that are live or keep the staged outputs of a dead task: ?1 pairs of (prefix, the
+/// first text after all that begin with it), ?2 the prefixes that cover one of them.
 pub(super) const OCCUPIED: &str = "
-SELECT j.prefix FROM json_each(?1) w CROSS JOIN jobs j INDEXED BY jobs_live
-ON j.state = 'PROCESSING' AND j.prefix >= w.value->>0 AND j.prefix < w.value->>1
-UNION SELECT j.prefix FROM json_each(?2) w CROSS JOIN jobs j INDEXED BY jobs_live ON j.state = 'PROCESSING' AND j.prefix = w.value";
+SELECT j.prefix FROM json_each(?1) w CROSS JOIN jobs j INDEXED BY jobs_held
+ON j.state IN ('PROCESSING', 'FAILED') AND j.prefix >= w.value->>0 AND j.prefix < w.value->>1
+WHERE j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL)
+UNION SELECT j.prefix FROM json_each(?2) w CROSS JOIN jobs j INDEXED BY jobs_held
+ON j.state IN ('PROCESSING', 'FAILED') AND j.prefix = w.value
+WHERE j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL)";
 
-/// Prefixes of live jobs, as far as newcomers may meet them.
+/// Prefixes that are taken, as far as newcomers may meet them.
 struct Occupied(BTreeSet<String>);
 
 impl Occupied {

@@ -4,6 +4,7 @@ use super::fault::Fault;
 use super::transaction::array;
 use crate::task::hooks::{Input, TaskError};
 use crate::task::id::TaskKey;
+use crate::task::message::Message;
 use crate::task::outputs::Manifest;
 use crate::task::state::{JobState, TaskState};
 use crate::task_store::{ClaimView, Depth, JobView, StoreError, TaskFilter, TaskView};
@@ -184,9 +185,13 @@ FROM tasks t JOIN jobs j ON j.id = t.job JOIN messages m ON m.task = t.id ";
 
 impl TaskRow {
     fn into_view(self, claims: Vec<ClaimView>) -> Result<TaskView, Fault> {
+        let message =
+            serde_json::from_str(&self.message).unwrap_or_else(|_| Message::new(&self.job_id, &self.task_id, serde_json::Map::new()));
         // The manifest is shown without its bytes, wherever they are.
         let manifest: Option<Manifest> = self.manifest.as_deref().map(serde_json::from_str).transpose()?;
-        let manifest = manifest.map(|m| m.finalised());
+        let state: TaskState = parsed(&self.state)?;
+        // Of a task that died between commit and end, outputs may be missing: none are shown.
+        let manifest = manifest.map(|m| m.finalised()).filter(|_| matches!(state, TaskState::Done | TaskState::Committed));
         let result = manifest.as_ref().and_then(|m| m.result()).map(|entry| format!("{}{}", self.output_prefix, entry.name));
         Ok(TaskView {
             tenant: self.tenant,
@@ -195,7 +200,7 @@ impl TaskRow {
             pipeline: self.pipeline,
             step: self.step,
             key: self.key,
-            state: parsed(&self.state)?,
+            state,
             epoch: self.epoch.unsigned_abs(),
             attempts: self.attempts,
             handbacks: self.handbacks,
@@ -211,8 +216,9 @@ impl TaskRow {
             result_uri: result,
             manifest,
             figures: self.figures.as_deref().map(serde_json::from_str).transpose()?,
-            progress: self.progress.as_deref().map(serde_json::from_str).transpose()?,
-            message: serde_json::from_str(&self.message)?,
+            // One unreadable row must not hide the others.
+            progress: self.progress.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+            message,
             created_at: self.created_at,
             not_before: self.not_before,
             claimed_at: self.claimed_at,
