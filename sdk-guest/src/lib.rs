@@ -5,6 +5,7 @@
 //! and the tasks that follow. It holds no credentials and opens no connection.
 //!
 //! ```
+//! use std::collections::BTreeMap;
 //! use wasm_worker_guest::{Error, FanOut, Hooks, NextTask, Nothing, Output, Setup, Task};
 //!
 //! /// Counts the words of a text, then hands each long one to the next step.
@@ -33,7 +34,8 @@
 //!     fn publish_next(&mut self, task: &Task<Params>, output: &Output) -> Result<FanOut, Error> {
 //!         let words: Vec<String> = output.payload.as_ref().map_or(Ok(vec![]), |p| p.parse())?;
 //!         let long = words.iter().enumerate().filter(|(_, word)| word.len() >= task.params.long);
-//!         Ok(FanOut::of(long.map(|(at, _)| NextTask::new(format!("{at:04}")))))
+//!         let child = |(at, word)| NextTask::new(format!("{at:04}")).params(&BTreeMap::from([("name", word)]));
+//!         Ok(FanOut::of(long.map(child).collect::<Result<Vec<_>, Error>>()?))
 //!     }
 //! }
 //!
