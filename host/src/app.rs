@@ -10,7 +10,7 @@ use crate::task::message::{Message, MessageBounds};
 use crate::task::pointer::{self, Violation};
 use crate::task::schema::ParamsSchema;
 use crate::task::uri::Uri;
-use crate::task_store::{Durability, NewJob, SqliteTaskStore, StoreError, Submitted, TaskStore};
+use crate::task_store::{Durability, Feed, NewJob, SqliteTaskStore, StoreError, Submitted, TaskStore};
 use crate::worker::{Settings, StepSpec, Worker};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -197,7 +197,7 @@ impl App {
         let max_attempts = spec.max_attempts.unwrap_or(self.config.worker.max_attempts);
         let mut root = children::root(message, &step, max_attempts, &prefix).map_err(|e| one("", e))?;
         root.delay_ms = submission.delay.map_or(0, |d| d.as_millis() as u64);
-        Ok(NewJob { tenant, job_id, pipeline: pipeline.name.clone(), prefix: prefix.as_str().to_owned(), root })
+        Ok(NewJob { tenant, job_id, pipeline: pipeline.name.clone(), prefix: prefix.as_str().to_owned(), root, feed: Feed::Single })
     }
 
     /// A registry of models, set up as this machine is configured.
@@ -355,6 +355,7 @@ fn unix_ms(time: SystemTime) -> i64 {
 
 /// Where the children of a step go.
 pub fn routes_of(pipeline: &Pipeline, step: &Step, default_max_attempts: u32) -> Routes {
+    let failure = |s: &Step| Some((s.name.clone(), s.transitions.get(children::FAILURE)?.clone()));
     Routes {
         next: step.next.clone(),
         then: step.then.clone(),
@@ -362,5 +363,7 @@ pub fn routes_of(pipeline: &Pipeline, step: &Step, default_max_attempts: u32) ->
         steps: pipeline.steps.iter().map(|s| s.name.clone()).collect(),
         max_attempts: pipeline.steps.iter().filter_map(|s| Some((s.name.clone(), s.max_attempts?))).collect(),
         default_max_attempts,
+        deliveries: BTreeMap::new(),
+        failures: pipeline.steps.iter().filter_map(failure).collect(),
     }
 }

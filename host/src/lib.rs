@@ -9,6 +9,7 @@ pub mod config;
 pub mod guest;
 pub mod inference;
 pub mod object_store;
+pub mod queue;
 pub mod task;
 pub mod task_store;
 pub mod telemetry;

@@ -9,6 +9,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("task", 0),
     ("task_store", 1),
     ("object_store", 1),
+    ("queue", 1),
     ("inference", 1),
     ("guest", 2),
     ("worker", 3),

@@ -93,7 +93,15 @@ impl Filter {
             Some(id) => Some(super::jobs::find(app, id).await?.job_id),
             None => None,
         };
-        Ok(DeadLetterFilter { tenant: Some(tenant.clone()), task_id, job_id, step: self.step.clone(), code: self.code.clone(), limit })
+        Ok(DeadLetterFilter {
+            id: None,
+            tenant: Some(tenant.clone()),
+            task_id,
+            job_id,
+            step: self.step.clone(),
+            code: self.code.clone(),
+            limit,
+        })
     }
 }
 

@@ -205,6 +205,7 @@ fn tell(receipts: &[Receipt], ended: &HashMap<String, JobState>, json: bool) -> 
                 Submitted::Repeated => "repeated",
                 Submitted::Conflict => "conflict",
                 Submitted::Occupied => "occupied",
+                Submitted::Sealed => "sealed",
             };
             let mut line = json!({"job_id": r.job_id, "task_id": r.task_id, "submitted": submitted});
             if let (Some(state), Some(object)) = (ended.get(&r.job_id), line.as_object_mut()) {
@@ -215,7 +216,7 @@ fn tell(receipts: &[Receipt], ended: &HashMap<String, JobState>, json: bool) -> 
         return print_json(&receipts.iter().map(each).collect::<Vec<_>>());
     }
     let line = |r: &Receipt| match (ended.get(&r.job_id), r.submitted) {
-        (_, Submitted::Conflict | Submitted::Occupied) => String::new(),
+        (_, Submitted::Conflict | Submitted::Occupied | Submitted::Sealed) => String::new(),
         (Some(state), _) => format!("{} {state}\n", r.job_id),
         (None, _) => format!("{}\n", r.job_id),
     };

@@ -31,6 +31,45 @@ pub struct NewTask {
     pub delay_ms: u64,
     /// Where its outputs go; ends with `/`.
     pub output_prefix: String,
+    /// What carries its message.
+    #[serde(default, skip_serializing_if = "Delivery::is_table")]
+    pub delivery: Delivery,
+    /// What follows where it is given up (DEAD); none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<FailureRoute>,
+}
+
+/// What carries the message of a task to the worker that runs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Its row: the table is the queue.
+    #[default]
+    Table,
+    /// This queue of a broker, by the outbox.
+    Queue(String),
+    /// This queue of a broker, which another system reads: it has no row, and nothing here waits for it.
+    Foreign(String),
+}
+
+impl Delivery {
+    /// Whether the row is all there is.
+    pub fn is_table(&self) -> bool {
+        *self == Self::Table
+    }
+}
+
+/// The task that the host itself creates where another is given up: `failure` in the transitions of its step. It gets the same
+/// input and params, and `error`; given up itself, it is followed by nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureRoute {
+    /// Its step.
+    pub step: String,
+    /// Its attempts.
+    pub max_attempts: u32,
+    /// What carries its message.
+    #[serde(default, skip_serializing_if = "Delivery::is_table")]
+    pub delivery: Delivery,
 }
 
 /// All that follows a task.
@@ -64,6 +103,27 @@ pub struct Routes {
     pub max_attempts: BTreeMap<String, u32>,
     /// `max_attempts` of the others.
     pub default_max_attempts: u32,
+    /// Steps whose messages a broker carries.
+    pub deliveries: BTreeMap<String, Delivery>,
+    /// The `failure` transition of each step that has one.
+    pub failures: BTreeMap<String, String>,
+}
+
+impl Routes {
+    fn attempts_of(&self, step: &str) -> u32 {
+        self.max_attempts.get(step).copied().unwrap_or(self.default_max_attempts)
+    }
+
+    /// What carries the messages of a step.
+    pub fn delivery_of(&self, step: &str) -> Delivery {
+        self.deliveries.get(step).cloned().unwrap_or_default()
+    }
+
+    /// What follows a task of a step that is given up.
+    pub fn on_failure_of(&self, step: &str) -> Option<FailureRoute> {
+        let to = self.failures.get(step)?;
+        Some(FailureRoute { step: to.clone(), max_attempts: self.attempts_of(to), delivery: self.delivery_of(to) })
+    }
 }
 
 /// What a plan needs to know of the parent.
@@ -181,7 +241,9 @@ fn child_of(
         key: next.key.clone(),
         payload_hash,
         priority,
-        max_attempts: routes.max_attempts.get(step).copied().unwrap_or(routes.default_max_attempts),
+        max_attempts: routes.attempts_of(step),
+        delivery: routes.delivery_of(step),
+        on_failure: routes.on_failure_of(step),
         delay_ms: next.delay_ms.unwrap_or(0),
         output_prefix: output_prefix.as_str().to_owned(),
         task_id,
@@ -192,6 +254,59 @@ fn child_of(
 /// `<job prefix>/<step>/<key>-<12 hex of the task id>/`: no two tasks share or nest a prefix.
 pub fn prefix_of(job_prefix: &Uri, step: &str, key: &str, task_id: &str) -> Result<Uri, String> {
     job_prefix.join(&format!("{step}/{key}-{}/", id::short(task_id)))
+}
+
+/// A task that is given up, as far as its failure task needs it.
+#[derive(Debug)]
+pub struct GivenUp<'a> {
+    /// Its tenant.
+    pub tenant: &'a str,
+    /// Its message.
+    pub message: &'a Message,
+    /// Its priority as resolved.
+    pub priority: u8,
+    /// The job's own prefix; ends with `/`.
+    pub job_prefix: &'a str,
+    /// Why.
+    pub error: &'a TaskError,
+}
+
+/// The key of a failure task.
+pub const FAILURE: &str = "failure";
+
+/// The task that follows one that was given up: the same input and params, and `error` as `{"code", "message"}` among the params.
+/// Derived like every child, so that a second death of the same task names the same one.
+///
+/// # Errors
+/// Where the message cannot be hashed or the prefix is none: something else wrote the row.
+pub fn failure(dead: &GivenUp<'_>, route: &FailureRoute) -> Result<NewTask, String> {
+    let task_id = id::child(dead.tenant, &dead.message.task_id, &route.step, FAILURE);
+    let mut message = dead.message.clone();
+    message.task_id = task_id.clone();
+    message.step = Some(route.step.clone());
+    message.tenant = Some(dead.tenant.to_owned());
+    message.function = None;
+    message.output_prefix = None;
+    message.max_attempts = None;
+    message.not_before = None;
+    message.job_tasks = None;
+    message.hops = dead.message.hops + 1;
+    let error = serde_json::json!({"code": dead.error.code, "message": dead.error.message});
+    message.params.insert("error".to_owned(), error);
+    let job_prefix = Uri::parse(dead.job_prefix)?;
+    Ok(NewTask {
+        payload_hash: message.payload_hash(&route.step)?,
+        step: route.step.clone(),
+        key: FAILURE.to_owned(),
+        priority: dead.priority,
+        max_attempts: route.max_attempts,
+        delay_ms: 0,
+        output_prefix: prefix_of(&job_prefix, &route.step, FAILURE, &task_id)?.as_str().to_owned(),
+        delivery: route.delivery.clone(),
+        on_failure: None,
+        task_id,
+        message,
+    })
 }
 
 /// The first task of a job: it owns the job's prefix.
@@ -206,6 +321,8 @@ pub fn root(message: Message, step: &str, max_attempts: u32, job_prefix: &Uri) -
         max_attempts: message.max_attempts.unwrap_or(max_attempts),
         delay_ms: 0,
         output_prefix: job_prefix.as_prefix().as_str().to_owned(),
+        delivery: Delivery::Table,
+        on_failure: None,
         message,
     })
 }
@@ -222,6 +339,8 @@ mod tests {
             steps: ["a", "b", "c"].map(str::to_owned).into(),
             max_attempts: [("c".to_owned(), 2)].into(),
             default_max_attempts: 5,
+            failures: [("b".to_owned(), "c".to_owned())].into(),
+            ..Routes::default()
         }
     }
 
@@ -245,6 +364,19 @@ mod tests {
         let then = first.then.unwrap();
         assert_eq!((then.step.as_str(), then.max_attempts), ("c", 2));
         assert_eq!(then.output_prefix, format!("file:///out/job/c/all-{}/", &then.task_id[..12]));
+    }
+
+    #[test]
+    fn a_failure_task_keeps_the_input_and_gets_the_error() {
+        let child = planned(FanOut { tasks: vec![child("x")], then: None }, None).unwrap().tasks.remove(0);
+        let error = TaskError::new("bad", "very");
+        let dead = GivenUp { tenant: "t", message: &child.message, priority: 3, job_prefix: "file:///out/job/", error: &error };
+        let follows = failure(&dead, child.on_failure.as_ref().unwrap()).unwrap();
+        assert_eq!(follows, failure(&dead, child.on_failure.as_ref().unwrap()).unwrap());
+        assert_eq!((follows.step.as_str(), follows.priority, follows.max_attempts, follows.on_failure), ("c", 3, 2, None));
+        assert_eq!(follows.message.params["error"], serde_json::json!({"code": "bad", "message": "very"}));
+        assert_eq!(follows.output_prefix, format!("file:///out/job/c/failure-{}/", &follows.task_id[..12]));
+        assert_eq!(follows.message.hops, child.message.hops + 1);
     }
 
     #[test]

@@ -3,8 +3,12 @@
 //! Leases are short and real; no clock is moved by hand. What is particular to one adapter is tested beside it.
 
 use super::*;
+use crate::task::children::{Children, Delivery, NewTask};
 use crate::task::id;
+use crate::task::id::JobKey;
+use crate::task::message::Message;
 use crate::task::outputs::ManifestEntry;
+use crate::task::outputs::{Figures, Manifest};
 use serde_json::json;
 use std::collections::{BTreeSet, HashSet};
 
@@ -41,12 +45,14 @@ fn task(id: &str, job: &str, step: &str) -> NewTask {
         max_attempts: 5,
         delay_ms: 0,
         output_prefix: format!("file:///out/{job}/{id}/"),
+        delivery: Delivery::Table,
+        on_failure: None,
     }
 }
 
 fn job_of(root: NewTask) -> NewJob {
     let job_id = root.message.job_id.clone();
-    NewJob { tenant: TENANT.into(), prefix: format!("file:///out/{job_id}/"), job_id, pipeline: "p".into(), root }
+    NewJob { tenant: TENANT.into(), prefix: format!("file:///out/{job_id}/"), job_id, pipeline: "p".into(), root, feed: Feed::Single }
 }
 
 /// A job `id` whose root task is `<id>-root`, in step `a`.
@@ -65,6 +71,10 @@ async fn submit(store: &dyn TaskStore, new: NewJob) {
 fn request(limit: u32, lease: Duration) -> ClaimRequest {
     let steps = ["a", "b", "c"].map(|s| (s.to_owned(), 1000)).to_vec();
     ClaimRequest { pipeline: "p".into(), job: None, steps, limit, lease, worker: "w".into() }
+}
+
+fn sweeping(lease: Duration) -> SweepRequest {
+    SweepRequest { lease, limit: 9, ..SweepRequest::default() }
 }
 
 async fn claim(store: &dyn TaskStore, limit: u32) -> Vec<Claimed> {
@@ -542,7 +552,7 @@ pub async fn a_poison_task_runs_alone_and_then_dies(store: &dyn TaskStore) {
     assert!(claimed[0].alone);
     assert_eq!(ids(&claim(store, 9).await), ["x-root", "y-root"]);
     lapse().await;
-    assert_eq!(store.sweep(LONG, 9).await.unwrap().buried, 1);
+    assert_eq!(store.sweep(sweeping(LONG)).await.unwrap().buried, 1);
     let view = store.task(TENANT, "poison-root").await.unwrap();
     assert_eq!((view.state, view.crashes, view.error.map(|e| e.code)), (TaskState::Dead, 3, Some("crashed".to_owned())));
     assert_eq!(job_state(store, "poison").await, JobState::Failed);
@@ -579,7 +589,7 @@ pub async fn redrive_puts_back_what_died(store: &dyn TaskStore) {
     let view = store.task(TENANT, "y").await.unwrap();
     assert_eq!((view.state, view.epoch, view.error.is_none()), (TaskState::Committed, 1, true));
     assert_eq!(job_state(store, "j").await, JobState::Processing);
-    let unfinished = store.sweep(LONG, 9).await.unwrap().unfinished;
+    let unfinished = store.sweep(sweeping(LONG)).await.unwrap().unfinished;
     assert_eq!((unfinished.len(), &unfinished[0].manifest), (1, &manifest()), "with its bytes");
     store.end(key("y")).await.unwrap();
     assert_eq!(store.redrive(DeadLetterFilter::default(), false).await.unwrap().len(), 1);
@@ -618,19 +628,19 @@ pub async fn the_sweeper_lists_what_a_crash_left(store: &dyn TaskStore) {
     let commit = Commit { manifest: manifest(), ..commit_of(&claimed[0].lease, Children::default()) };
     store.commit(commit).await.unwrap();
     finish(store, &claimed[1].lease, Children::default()).await;
-    assert_eq!(store.sweep(SHORT, 9).await.unwrap().unfinished.len(), 0, "its worker is about to finish it");
+    assert_eq!(store.sweep(sweeping(SHORT)).await.unwrap().unfinished.len(), 0, "its worker is about to finish it");
     lapse().await;
-    let swept = store.sweep(SHORT, 9).await.unwrap();
+    let swept = store.sweep(sweeping(SHORT)).await.unwrap();
     assert_eq!(swept.unfinished.iter().map(|u| &u.key).collect::<Vec<_>>(), [&key("j-root")]);
-    assert_eq!(store.sweep(SHORT, 9).await.unwrap().unfinished.len(), 0, "leased to the first sweeper");
+    assert_eq!(store.sweep(sweeping(SHORT)).await.unwrap().unfinished.len(), 0, "leased to the first sweeper");
     store.end(key("j-root")).await.unwrap();
-    assert_eq!(store.sweep(SHORT, 9).await.unwrap().leftovers.len(), 0, "not yet");
+    assert_eq!(store.sweep(sweeping(SHORT)).await.unwrap().leftovers.len(), 0, "not yet");
     tokio::time::sleep(SHORT * 2).await;
-    let leftovers = store.sweep(SHORT, 9).await.unwrap().leftovers;
+    let leftovers = store.sweep(sweeping(SHORT)).await.unwrap().leftovers;
     assert_eq!(leftovers.iter().map(|l| &l.key).collect::<Vec<_>>(), [&key("j-root")], "the other one has written nothing");
     store.swept(vec![key("j-root")]).await.unwrap();
     tokio::time::sleep(SHORT * 2).await;
-    assert_eq!(store.sweep(SHORT, 9).await.unwrap().leftovers.len(), 0);
+    assert_eq!(store.sweep(sweeping(SHORT)).await.unwrap().leftovers.len(), 0);
 }
 
 pub async fn views_find_and_filter(store: &dyn TaskStore) {

@@ -137,7 +137,14 @@ impl Place {
         let message = Message::new(id, id, params.as_object().unwrap().clone());
         let prefix = Uri::of_folder(&self.folder.path().join(id)).unwrap();
         let root = children::root(message, "s", 3, &prefix).unwrap();
-        let job = NewJob { tenant: "t".into(), job_id: id.into(), pipeline: "p".into(), prefix: prefix.as_str().into(), root };
+        let job = NewJob {
+            tenant: "t".into(),
+            job_id: id.into(),
+            pipeline: "p".into(),
+            prefix: prefix.as_str().into(),
+            root,
+            feed: crate::task_store::Feed::Single,
+        };
         self.store.submit(vec![job]).await.unwrap();
     }
 

@@ -38,7 +38,7 @@ impl TaskStore for NoTasks {
     async fn inputs(&self, _: TaskKey, _: u32, _: u32) -> Result<Vec<Input>, StoreError> {
         none()
     }
-    async fn sweep(&self, _: Duration, _: u32) -> Result<Swept, StoreError> {
+    async fn sweep(&self, _: SweepRequest) -> Result<Swept, StoreError> {
         none()
     }
     async fn swept(&self, _: Vec<TaskKey>) -> Result<(), StoreError> {
@@ -79,6 +79,27 @@ impl TaskStore for NoTasks {
         none()
     }
     async fn cancel_job(&self, _: &str, _: &str) -> Result<u64, StoreError> {
+        none()
+    }
+    async fn admit(&self, _: Vec<NewJob>, _: Duration, _: String) -> Result<Vec<Admission>, StoreError> {
+        none()
+    }
+    async fn refuse(&self, _: Vec<Refused>) -> Result<(), StoreError> {
+        none()
+    }
+    async fn outgoing(&self, _: Duration, _: u32) -> Result<Vec<Outgoing>, StoreError> {
+        none()
+    }
+    async fn sent(&self, _: Vec<i64>) -> Result<(), StoreError> {
+        none()
+    }
+    async fn purge(&self, _: DeadLetterFilter, _: bool) -> Result<Vec<DeadLetter>, StoreError> {
+        none()
+    }
+    async fn seal(&self, _: &str, _: &str) -> Result<JobState, StoreError> {
+        none()
+    }
+    async fn prune(&self, _: Duration, _: u32, _: bool) -> Result<Pruned, StoreError> {
         none()
     }
 }

@@ -30,6 +30,7 @@ impl Letter {
             task_id: self.task_id,
             job_id: self.job_id,
             step: self.step,
+            queue: None,
             error: serde_json::from_str::<TaskError>(&self.error)?,
             attempts: self.attempts,
             message: self.message,

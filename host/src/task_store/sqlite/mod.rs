@@ -32,8 +32,8 @@ use crate::task::id::TaskKey;
 use crate::task::lease::Lease;
 use crate::task::state::{JobState, TaskState};
 use crate::task_store::{
-    Applied, Beat, ClaimRequest, Claimed, Commit, DeadLetter, DeadLetterFilter, Depth, Heartbeat, JobView, NewJob, Settlement, StoreError,
-    Submitted, Swept, TaskFilter, TaskStore, TaskView,
+    Admission, Applied, Beat, ClaimRequest, Claimed, Commit, DeadLetter, DeadLetterFilter, Depth, Heartbeat, JobView, NewJob, Outgoing,
+    Pruned, Refused, Settlement, StoreError, Submitted, SweepRequest, Swept, TaskFilter, TaskStore, TaskView,
 };
 use async_trait::async_trait;
 use fault::Fault;
@@ -111,8 +111,8 @@ impl TaskStore for SqliteTaskStore {
         Ok(views::inputs(&mut *self.reader().await?, &key, offset, limit).await?)
     }
 
-    async fn sweep(&self, lease: Duration, limit: u32) -> Result<Swept, StoreError> {
-        ask!(self, Request::Sweep(lease, limit), Answer::Swept)
+    async fn sweep(&self, request: SweepRequest) -> Result<Swept, StoreError> {
+        ask!(self, Request::Sweep(request.lease, request.limit), Answer::Swept)
     }
 
     async fn swept(&self, keys: Vec<TaskKey>) -> Result<(), StoreError> {
@@ -174,5 +174,33 @@ impl TaskStore for SqliteTaskStore {
 
     async fn cancel_job(&self, tenant: &str, job_id: &str) -> Result<u64, StoreError> {
         ask!(self, Request::CancelJob(tenant.to_owned(), job_id.to_owned()), Answer::Count)
+    }
+
+    async fn admit(&self, _: Vec<NewJob>, _: Duration, _: String) -> Result<Vec<Admission>, StoreError> {
+        Err(StoreError::Invalid("not built yet".into()))
+    }
+
+    async fn refuse(&self, _: Vec<Refused>) -> Result<(), StoreError> {
+        Err(StoreError::Invalid("not built yet".into()))
+    }
+
+    async fn outgoing(&self, _: Duration, _: u32) -> Result<Vec<Outgoing>, StoreError> {
+        Err(StoreError::Invalid("not built yet".into()))
+    }
+
+    async fn sent(&self, _: Vec<i64>) -> Result<(), StoreError> {
+        Err(StoreError::Invalid("not built yet".into()))
+    }
+
+    async fn purge(&self, _: DeadLetterFilter, _: bool) -> Result<Vec<DeadLetter>, StoreError> {
+        Err(StoreError::Invalid("not built yet".into()))
+    }
+
+    async fn seal(&self, _: &str, _: &str) -> Result<JobState, StoreError> {
+        Err(StoreError::Invalid("not built yet".into()))
+    }
+
+    async fn prune(&self, _: Duration, _: u32, _: bool) -> Result<Pruned, StoreError> {
+        Err(StoreError::Invalid("not built yet".into()))
     }
 }

@@ -52,7 +52,7 @@ pub(super) async fn sweep(tx: &mut Tx<'_>, lease: Duration, limit: u32) -> Resul
         .collect::<Result<_, serde_json::Error>>()?;
     let leftovers =
         leftovers.into_iter().map(|(tenant, id, output_prefix)| Leftover { key: TaskKey::new(tenant, id), output_prefix }).collect();
-    Ok(Swept { unfinished, leftovers, buried })
+    Ok(Swept { unfinished, leftovers, buried, resent: 0, closed: 0 })
 }
 
 /// The attempts of these tasks are gone.

@@ -139,6 +139,8 @@ pub(super) async fn jobs(connection: &mut SqliteConnection, which: Jobs<'_>) -> 
                 prefix: row.prefix,
                 created_at: row.created_at,
                 ended_at: row.ended_at,
+                open: false,
+                expected: None,
             })
         })
         .collect()
@@ -212,6 +214,7 @@ impl TaskRow {
             children: self.child_count.unsigned_abs(),
             outcome: self.outcome,
             error: self.error.as_deref().map(serde_json::from_str).transpose()?,
+            queue: None,
             output_prefix: self.output_prefix,
             result_uri: result,
             manifest,
