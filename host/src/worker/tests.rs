@@ -131,7 +131,7 @@ impl Place {
         };
         let store: Arc<dyn TaskStore> = Arc::clone(&self.store) as _;
         let services = Services { objects: Arc::new(FileObjectStore::new()), tasks: store };
-        Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), vec![step])
+        Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), vec![step], Vec::new())
     }
 
     async fn submit(&self, id: &str, params: serde_json::Value) {
@@ -214,7 +214,7 @@ async fn a_lost_lease_discards_the_result() {
         ClaimRequest { pipeline: "p".into(), job: None, steps: vec![("s".into(), 1)], limit: 1, lease: LEASE, worker: "w".into() };
     let sent = Instant::now();
     let claimed = place.store.claim_next(request.clone()).await.unwrap().remove(0);
-    let state = execute::execute(&worker, claimed, sent).await;
+    let state = execute::execute(&worker, claimed, sent, None).await;
     assert_eq!(state, TaskState::Processing, "left to whoever claims it next");
     assert!(!place.folder.path().join("slow/result.json").exists());
     let again = place.store.claim_next(request).await.unwrap().remove(0);
