@@ -345,7 +345,7 @@ fn worker_name() -> String {
 const CODE_CACHE: &str = "code";
 
 /// Furthest that a job can be put off: a year. Longer ones are a mistake of units more often than a wish.
-const MAX_DELAY: Duration = Duration::from_secs(365 * 86_400);
+pub const MAX_DELAY: Duration = Duration::from_secs(365 * 86_400);
 
 /// Most jobs stored in one transaction.
 const SUBMIT_BATCH: usize = 1000;
