@@ -61,6 +61,28 @@ fn bad_inputs_and_params_are_named() {
 }
 
 #[test]
+fn a_delay_beyond_a_year_is_a_mistake_of_units() {
+    let place = Place::new();
+    let probe = guest("probe");
+    let probe = probe.to_str().unwrap();
+    for delay in ["366days", "500000000000years"] {
+        let printed = place.run(&["submit", probe, "--params", "{}", "--delay", delay]);
+        refused(&printed, USAGE, &["--delay", delay, "365 days"]);
+        assert_eq!(printed.out, "");
+    }
+    let line = place.write("far.jsonl", "{\"params\": {}}\n{\"params\": {}, \"delay_ms\": 31536000001}\n");
+    refused(
+        &place.run(&["submit", probe, "--jsonl", line.to_str().unwrap()]),
+        USAGE,
+        &["far.jsonl:2", "delay_ms", "nothing was submitted"],
+    );
+    refused(&place.run(&["submit", probe, "--params", "{}", "--delay", "soon"]), USAGE, &["--delay", "soon"]);
+    place.run(&["submit", probe, "--params", "{}", "--delay", "365days"]).ok();
+    let tasks = place.run(&["tasks", "list", "--json"]).ok().json();
+    assert_eq!(tasks.as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_pipeline_file_is_checked_as_a_whole() {
     let place = Place::new();
     place.write(

@@ -140,6 +140,17 @@ pub(crate) enum Action {
     Read { uri: Option<String> },
     /// The same through `storage.open`, in pieces.
     Stream { uri: Option<String>, piece: usize },
+    /// Opens `readers` readers of `uri`, or of the task's input, and `writers` writers, `w0` and so on, and keeps all of them open; with
+    /// `close` each is dropped before the next is opened. Reports, else `{"opened"}`.
+    Open {
+        uri: Option<String>,
+        #[serde(default)]
+        readers: u32,
+        #[serde(default)]
+        writers: u32,
+        #[serde(default)]
+        close: bool,
+    },
 
     /// Answers `{"value": 0}` and makes children.
     FanOut(FanOutSpec),

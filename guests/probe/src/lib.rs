@@ -52,6 +52,10 @@ impl Hooks for Probe {
             Action::WriteName { name } => objects::write_name(name),
             Action::Read { uri } => objects::read(address(task, uri)?),
             Action::Stream { uri, piece } => objects::stream(address(task, uri)?, *piece),
+            Action::Open { uri, readers, writers, close } => {
+                let uri = if *readers > 0 { address(task, uri)? } else { "" };
+                objects::open_many(uri, *readers, *writers, *close)
+            }
             Action::FanOut(_) => Output::json(&json!({ "value": 0 })),
             Action::Chain { depth, .. } => Output::json(&json!({ "value": u32::from(*depth == 0) })),
             Action::Sum { read_outputs } => children::sum(*read_outputs),

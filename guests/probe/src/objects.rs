@@ -72,6 +72,31 @@ fn stream_through(uri: &str, piece: usize) -> Result<Value, Failure> {
     }
 }
 
+/// Opens so many readers and writers, all at once or one after the other.
+pub(crate) fn open_many(uri: &str, readers: u32, writers: u32, close: bool) -> Result<Output, Error> {
+    report(try_open_many(uri, readers, writers, close).map(|opened| json!({ "opened": opened })).map_err(parts))
+}
+
+fn try_open_many(uri: &str, readers: u32, writers: u32, close: bool) -> Result<usize, Failure> {
+    let (mut reading, mut writing) = (Vec::new(), Vec::new());
+    let mut opened = 0;
+    for _ in 0..readers {
+        reading.push(storage::open(uri)?);
+        opened += 1;
+        if close {
+            reading.clear();
+        }
+    }
+    for i in 0..writers {
+        writing.push(storage::create(&format!("w{i}"), "text/plain")?);
+        opened += 1;
+        if close {
+            writing.clear();
+        }
+    }
+    Ok(opened)
+}
+
 fn parts(failure: Failure) -> (String, String) {
     (failure.code, failure.message)
 }

@@ -5,6 +5,7 @@ use super::input;
 use crate::app::Submission;
 use crate::task::id;
 use crate::task::message::nearest;
+use crate::task::root::MAX_DELAY;
 use crate::task::uri::Uri;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -90,7 +91,7 @@ fn submission(line: &str) -> Result<Submission, Vec<String>> {
         function: take.text("function", |text| id::check("function", text).map(|()| text.to_owned())),
         priority: take.number("priority", 0, 9).map(|n| n as u8),
         max_attempts: take.number("max_attempts", 1, 1000).map(|n| n as u32),
-        delay: take.number("delay_ms", 0, u64::from(u32::MAX)).map(Duration::from_millis),
+        delay: take.number("delay_ms", 0, MAX_DELAY.as_millis() as u64).map(Duration::from_millis),
         job_id: take.text("job_id", |text| id::check("job_id", text).map(|()| text.to_owned())),
         task_id: take.text("task_id", |text| id::check("task_id", text).map(|()| text.to_owned())),
         metadata: take.texts("metadata"),

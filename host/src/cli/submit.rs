@@ -8,6 +8,7 @@ use super::terminal::{Terminal, note, print, print_json};
 use super::{input, jsonl, progress, signals};
 use crate::app::{App, Receipt, Submission};
 use crate::task::id;
+use crate::task::root::MAX_DELAY;
 use crate::task::state::JobState;
 use crate::task_store::{StoreError, Submitted};
 use clap::Args;
@@ -62,7 +63,7 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     max_attempts: Option<u32>,
     /// Not before this long from now, such as 90s
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = delay)]
     delay: Option<Duration>,
     /// A label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
@@ -73,6 +74,14 @@ pub struct SubmitArgs {
     /// The job's id; of one job only
     #[arg(long, value_name = "ID")]
     job_id: Option<String>,
+}
+
+fn delay(text: &str) -> Result<Duration, String> {
+    let delay = humantime::parse_duration(text).map_err(|e| format!("{e}; expected a time such as 90s or 2h"))?;
+    if delay > MAX_DELAY {
+        return Err(format!("is further away than {} days", MAX_DELAY.as_secs() / 86_400));
+    }
+    Ok(delay)
 }
 
 /// Runs the command.

@@ -263,6 +263,30 @@ mod tests {
     }
 
     #[test]
+    fn a_problem_names_where_its_value_came_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, "log_format = 'xml'\n[worker]\nlease = 'short'\ngrace = 'long'\nconcurrency = 0").unwrap();
+        let overrides = Overrides {
+            file: Some(file.clone()),
+            environment: [("WASM_WORKER_GRACE".to_owned(), "soon".to_owned())].into(),
+            flags: vec![("worker.concurrency".into(), "many".into()), ("worker.retry_first".into(), "0s".into())],
+        };
+        let ConfigError(problems) = Config::load(&overrides).unwrap_err();
+        let origins: BTreeMap<&str, (&str, &str)> =
+            problems.iter().map(|p| (p.key.as_str(), (p.value.as_str(), p.source.as_str()))).collect();
+        let in_file = file.to_str().unwrap();
+        let expected = BTreeMap::from([
+            ("log_format", ("\"xml\"", in_file)),
+            ("worker.lease", ("\"short\"", in_file)),
+            ("worker.grace", ("\"soon\"", "environment variable WASM_WORKER_GRACE")),
+            ("worker.concurrency", ("\"many\"", "command line")),
+            ("worker.retry_first", ("\"0s\"", "command line")),
+        ]);
+        assert_eq!(origins, expected);
+    }
+
+    #[test]
     fn a_slip_in_the_environment_is_named() {
         let overrides = Overrides {
             environment: [("WASM_WORKER_LAESE".to_owned(), "8s".to_owned())].into(),

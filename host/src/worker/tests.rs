@@ -8,9 +8,10 @@ use crate::task::hooks::{FanOut, NextTask, Output, Payload, TaskError, Work};
 use crate::task::id::TaskKey;
 use crate::task::limits::Limits;
 use crate::task::message::Message;
-use crate::task::state::TaskState;
+use crate::task::schema::ParamsSchema;
+use crate::task::state::{JobState, TaskState};
 use crate::task::uri::Uri;
-use crate::task_store::{ClaimRequest, Durability, NewJob, SqliteTaskStore, TaskStore};
+use crate::task_store::{ClaimRequest, DeadLetterFilter, Durability, NewJob, SqliteTaskStore, Submitted, TaskStore};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
@@ -88,6 +89,20 @@ impl Guests for Cast {
     }
 }
 
+/// Doublings of a schema whose check outlasts every deadline here, and yet comes to an end: nothing can stop it.
+const DOUBLINGS: u32 = 27;
+
+/// A schema of a few lines, each of which asks twice for the next: 2 to the power of `depth` checks.
+fn doubling(depth: u32) -> ParamsSchema {
+    let twice = |level: u32| {
+        let next = serde_json::json!({"$ref": format!("#/$defs/d{}", level + 1)});
+        (format!("d{level}"), serde_json::json!({"allOf": [next, next]}))
+    };
+    let mut levels: serde_json::Map<String, serde_json::Value> = (0..depth).map(twice).collect();
+    levels.insert(format!("d{depth}"), serde_json::json!({"type": "object"}));
+    ParamsSchema::compile(&serde_json::json!({"$defs": levels, "$ref": "#/$defs/d0"})).unwrap()
+}
+
 /// A store in a folder, and a worker over it.
 struct Place {
     folder: tempfile::TempDir,
@@ -126,7 +141,7 @@ impl Place {
             routes: Arc::new(routes),
             read: Vec::new(),
             secrets: BTreeMap::new(),
-            functions: BTreeMap::new(),
+            functions: BTreeMap::from([("costly".to_owned(), Some(Arc::new(doubling(DOUBLINGS))))]),
             params: None,
         };
         let store: Arc<dyn TaskStore> = Arc::clone(&self.store) as _;
@@ -134,19 +149,24 @@ impl Place {
         Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), vec![step], Vec::new())
     }
 
-    async fn submit(&self, id: &str, params: serde_json::Value) {
-        let message = Message::new(id, id, params.as_object().unwrap().clone());
-        let prefix = Uri::of_folder(&self.folder.path().join(id)).unwrap();
+    /// A job with one task, of that function if any, whose outputs go to the folder `at`.
+    fn job(&self, id: &str, params: serde_json::Value, function: Option<&str>, at: &str) -> NewJob {
+        let mut message = Message::new(id, id, params.as_object().unwrap().clone());
+        message.function = function.map(str::to_owned);
+        let prefix = Uri::of_folder(&self.folder.path().join(at)).unwrap();
         let root = children::root(message, "s", 3, &prefix).unwrap();
-        let job = NewJob {
+        NewJob {
             tenant: "t".into(),
             job_id: id.into(),
             pipeline: "p".into(),
             prefix: prefix.as_str().into(),
             root,
             feed: crate::task_store::Feed::Single,
-        };
-        self.store.submit(vec![job]).await.unwrap();
+        }
+    }
+
+    async fn submit(&self, id: &str, params: serde_json::Value) {
+        self.store.submit(vec![self.job(id, params, None, id)]).await.unwrap();
     }
 
     /// Runs a worker until nothing is left.
@@ -309,4 +329,91 @@ async fn a_sweep_finishes_what_was_committed() {
     assert_eq!(place.ended("j").await, (TaskState::Done, vec!["committed".to_owned()]));
     assert_eq!(std::fs::read(place.folder.path().join("j/result.json")).unwrap(), b"{}");
     assert_eq!(place.script.runs.load(Ordering::Relaxed), 0);
+}
+
+/// The guest's own schema may ask for more work than there is time. The task is refused in time, its neighbour runs meanwhile, and the
+/// next task of the same schema does not begin a second check beside the first.
+#[test]
+fn a_schema_of_exponential_cost_is_refused_in_time() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let place = Place::new().await;
+        let costly = |id: &str| place.job(id, serde_json::json!({}), Some("costly"), id);
+        place.store.submit(vec![costly("first")]).await.unwrap();
+        place.submit("healthy", serde_json::json!({"sleep_ms": 300})).await;
+        let began = Instant::now();
+        place.run_down().await;
+        assert!(began.elapsed() < Duration::from_secs(4), "refused after {:?}", began.elapsed());
+        let (refused, healthy) = (place.store.task("t", "first").await.unwrap(), place.store.task("t", "healthy").await.unwrap());
+        assert_eq!((refused.state, refused.error.unwrap().code), (TaskState::Dead, "schema-cost".to_owned()));
+        assert_eq!(healthy.state, TaskState::Done);
+        assert!(healthy.ended_at < refused.ended_at, "it went on while the other was checked");
+        // A worker that knows: the second is refused without a check.
+        let worker = place.worker(LEASE);
+        place.store.submit(vec![costly("second"), costly("third")]).await.unwrap();
+        let request = |limit| ClaimRequest {
+            pipeline: "p".into(),
+            job: None,
+            steps: vec![("s".into(), limit)],
+            limit,
+            lease: Duration::from_secs(60),
+            worker: "w".into(),
+        };
+        let mut took = Vec::new();
+        for _ in 0..2 {
+            let claimed = place.store.claim_next(request(1)).await.unwrap().remove(0);
+            let began = Instant::now();
+            assert_eq!(execute::execute(&worker, claimed, began, None).await, TaskState::Dead);
+            took.push(began.elapsed());
+        }
+        assert!(took[0] > Duration::from_secs(1) && took[1] < Duration::from_millis(500), "{took:?}");
+    });
+    // Checks that were given up cannot be stopped; nobody waits for them.
+    runtime.shutdown_background();
+}
+
+/// What a dead task has staged waits for its redrive: nobody else may move in where it belongs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_job_with_staged_outputs_keeps_its_prefix() {
+    let place = Place::new().await;
+    let obstacle = place.folder.path().join("kept/big.bin");
+    std::fs::create_dir_all(&obstacle).unwrap();
+    place.submit("kept", serde_json::json!({"write": true})).await;
+    place.submit("bare", serde_json::json!({"fail": true})).await;
+    place.run_down().await;
+    assert_eq!(place.ended("kept").await, (TaskState::Dead, vec!["committed".to_owned()]));
+    for id in ["kept", "bare"] {
+        assert_eq!(place.store.job("t", id).await.unwrap().state, JobState::Failed);
+    }
+    let newcomer = |at: &str| place.job(&format!("into-{at}").replace('/', "-"), serde_json::json!({}), None, at);
+    let tried = place.store.submit(vec![newcomer("kept"), newcomer("kept/below"), newcomer("bare")]).await.unwrap();
+    assert_eq!(tried, [Submitted::Occupied, Submitted::Occupied, Submitted::Created]);
+    // Nor do sweeps take what it has staged.
+    let runs = place.script.runs.load(Ordering::Relaxed);
+    sleep(LEASE * 2 + Duration::from_millis(300)).await;
+    sweep::sweep(&place.worker(LEASE), Vec::new()).await;
+    std::fs::remove_dir(&obstacle).unwrap();
+    let filter = DeadLetterFilter { task_id: Some("kept".into()), ..DeadLetterFilter::default() };
+    assert_eq!(place.store.redrive(filter, false).await.unwrap().len(), 1);
+    place.run_down().await;
+    assert_eq!(place.ended("kept").await.0, TaskState::Done);
+    assert_eq!(std::fs::read(&obstacle).unwrap(), vec![7; 100_000]);
+    assert_eq!(place.script.runs.load(Ordering::Relaxed), runs + 1, "only the newcomer's guest ran");
+    assert_eq!(place.store.submit(vec![newcomer("kept")]).await.unwrap(), [Submitted::Created]);
+}
+
+/// Claimed before the drain, held after it: the task is told all the same.
+#[tokio::test]
+async fn a_drain_reaches_a_task_that_has_just_begun() {
+    use crate::guest::{Grants, StopReason};
+    let heartbeats = heartbeat::Heartbeats::new(Duration::from_secs(60));
+    let lease = |owner: &str| crate::task::lease::Lease { key: TaskKey::new("t", "x"), epoch: 1, owner: owner.into() };
+    let scope = || Scope::apart(None, Limits::default(), Grants::default());
+    let (early, late) = (scope(), scope());
+    let _early = heartbeats.hold(lease("early"), Arc::clone(&early), Instant::now());
+    assert_eq!(early.stop_reason(), None);
+    heartbeats.stop_all(StopReason::Drained);
+    let _late = heartbeats.hold(lease("late"), Arc::clone(&late), Instant::now());
+    assert_eq!([early.stop_reason(), late.stop_reason()], [Some(StopReason::Drained); 2]);
+    timeout(Duration::from_secs(1), late.stopped()).await.expect("whoever waits for it is woken");
 }

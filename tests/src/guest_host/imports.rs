@@ -51,6 +51,69 @@ async fn outputs_end_at_their_quota() {
     assert!(ran.scope.take_outputs().is_empty() && ran.reusable);
 }
 
+/// The code of the error that a hook failed with.
+fn fatal(ran: &super::Ran) -> (&str, &str) {
+    match &ran.answer {
+        Err(GuestFault::Hook(HookError::Fatal { code, message })) => (code, message),
+        other => panic!("no fatal error: {other:?}"),
+    }
+}
+
+/// Each is a file of the process, of which there are few for all tasks.
+#[tokio::test]
+async fn a_run_holds_only_so_many_readers_and_writers() {
+    let input = tempfile::NamedTempFile::new().unwrap();
+    let uri = Uri::of_file(input.path()).unwrap();
+    let bed = Bed::with(component("probe").await, |setup| setup.grants.read = vec![uri.clone()]).await;
+    let open = |readers: u32, writers: u32| json!({"action": "open", "uri": uri.as_str(), "readers": readers, "writers": writers});
+    for (readers, writers) in [(17, 0), (0, 17), (9, 8)] {
+        let ran = bed.run(open(readers, writers)).await;
+        assert_eq!(ran.json()["error"]["code"], "too-large", "{readers} {writers}");
+        assert!(ran.json()["error"]["message"].as_str().unwrap().contains("close one"), "{}", ran.json());
+        // What it held is closed with the run: the next on this instance may open as many again.
+        assert!(ran.reusable);
+        assert_eq!(bed.run(open(8, 8)).await.json(), json!({"opened": 16}));
+    }
+    let mut one_by_one = open(40, 40);
+    one_by_one["close"] = json!(true);
+    assert_eq!(bed.run(one_by_one).await.json(), json!({"opened": 80}));
+}
+
+/// One name written again and again is one output, and a piece on disk each time.
+#[tokio::test]
+async fn staged_pieces_are_bounded_as_files_are() {
+    let bed = Bed::with(component("probe").await, |setup| setup.limits.files = 3).await;
+    for piece in [json!(null), json!(50_000)] {
+        let file = json!({"name": "a.bin", "bytes": 100_000, "piece": piece});
+        let ran = bed.run(json!({"action": "write", "files": vec![&file; 3]})).await;
+        assert_eq!(ran.scope.take_outputs().len(), 1, "{:?}", ran.answer);
+        let ran = bed.run(json!({"action": "write", "files": vec![&file; 4]})).await;
+        let (code, message) = fatal(&ran);
+        assert_eq!(code, "too-large");
+        assert!(message.contains("begun 3 large files (limits.files)"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn an_output_is_a_file_or_a_folder() {
+    let bed = Bed::probe().await;
+    let write = |names: [&str; 2], piece: serde_json::Value| {
+        let files: Vec<_> = names.iter().map(|name| json!({"name": name, "bytes": 3, "piece": piece})).collect();
+        json!({"action": "write", "files": files})
+    };
+    for names in [["a", "a/b"], ["a/b", "a"], ["a/b/c", "a"], ["a", "a/b/c"], ["a/b/c", "a/b"], ["A/b", "a"], ["a", "A/b"]] {
+        for piece in [json!(null), json!(2)] {
+            let ran = bed.run(write(names, piece)).await;
+            let (code, message) = fatal(&ran);
+            assert_eq!(code, "invalid", "{names:?}");
+            assert!(message.contains(names[1]) && message.contains("file and a folder"), "{message}");
+        }
+    }
+    for names in [["a", "a.b/c"], ["a", "ab/c"], ["a-b/c", "a"], ["a/b", "a/c"], ["a/b", "a/b"]] {
+        assert!(bed.run(write(names, json!(null))).await.answer.is_ok(), "{names:?}");
+    }
+}
+
 #[tokio::test]
 async fn names_out_of_the_task_are_refused() {
     let bed = Bed::probe().await;
