@@ -134,7 +134,7 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
         let listed = run.scope.list_inputs().await;
         listed.map_err(|e| if run.scope.stop_reason().is_some() { fault_of(GuestFault::Stopped, &run.scope) } else { host_fault(e) })?;
     }
-    let children = plan(run, &answer)?;
+    let children = plan(worker, run, &answer)?;
     Ok((answer, children))
 }
 
@@ -186,6 +186,10 @@ async fn instance(worker: &Worker, run: &Run) -> Result<Box<dyn Guest>, Fault> {
 
 /// Steps 4 and 5, where guests run. A stopped run is left at once; its guest is not used again.
 async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answer, Fault> {
+    // It may have waited long for its instance and its turn.
+    if run.scope.check().is_err() {
+        return Err(fault_of(GuestFault::Stopped, &run.scope));
+    }
     let (tell, told) = oneshot::channel();
     let (work, scope) = (Arc::clone(&run.work), Arc::clone(&run.scope));
     let phase = async move {
@@ -239,8 +243,8 @@ fn host_fault(failure: Failure) -> Fault {
     Fault::Host(TaskError::new(failure.code, failure.message))
 }
 
-/// From the guest's answer to the tasks that will exist.
-fn plan(run: &Run, answer: &Answer) -> Result<Children, Fault> {
+/// From the guest's answer to the tasks that will exist, each small enough for the queue that carries it.
+fn plan(worker: &Worker, run: &Run, answer: &Answer) -> Result<Children, Fault> {
     let claimed = &run.claimed;
     let job_prefix = Uri::parse(&claimed.job_prefix).map_err(|e| Fault::Broken(TaskError::new("bad-prefix", e)))?;
     let parent = Parent {
@@ -251,7 +255,10 @@ fn plan(run: &Run, answer: &Answer) -> Result<Children, Fault> {
         outcome: answer.outcome.as_deref(),
         job_prefix: &job_prefix,
     };
-    children::plan(&parent, &answer.fan_out, &run.step.routes, &run.step.limits, &|uri| run.scope.grants_read(uri)).map_err(Fault::Broken)
+    let readable = |uri: &Uri| run.scope.grants_read(uri);
+    let children = children::plan(&parent, &answer.fan_out, &run.step.routes, &run.step.limits, &readable).map_err(Fault::Broken)?;
+    let large = children.tasks.iter().chain(&children.then).find_map(|child| worker.too_large(child));
+    large.map_or(Ok(children), |error| Err(Fault::Broken(error)))
 }
 
 /// Step 7: fixes the result. From here on the guest does not run again for this task.

@@ -361,7 +361,7 @@ impl<'a> Shift<'a> {
         }
         let now = Instant::now();
         let grace = if asked { now + self.worker.settings.grace } else { now + FOREVER };
-        let (mut last_look, mut interrupt) = ((now + LAST_LOOK).min(grace), grace);
+        let (mut last_look, mut interrupt, mut abandon) = ((now + LAST_LOOK).min(grace), grace, now + FOREVER);
         while !self.running.is_empty() || !self.looks.is_empty() {
             tokio::select! {
                 biased;
@@ -375,7 +375,12 @@ impl<'a> Shift<'a> {
                     tracing::info!(tasks = self.running.len(), "the grace time is over: handing running tasks back");
                     self.worker.heartbeats.stop_all(StopReason::Drained);
                     self.worker.hurry.cancel();
-                    interrupt = now + FOREVER;
+                    (interrupt, abandon) = (now + FOREVER, Instant::now() + LAST_ANSWERS);
+                }
+                () = sleep_until(abandon) => {
+                    // The store does not answer: what they brought is found again as after a crash.
+                    self.looks.abort_all();
+                    abandon = now + FOREVER;
                 }
             }
         }
