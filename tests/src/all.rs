@@ -6,5 +6,6 @@ mod checklist;
 mod floors;
 mod guest_host;
 mod kill;
+mod looking;
 mod ocr;
 mod spin;
