@@ -1,6 +1,6 @@
 //! Log lines on a terminal: the time of day, and of the fields those that a person looks at.
 
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::{self, Debug};
 use std::time::SystemTime;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
