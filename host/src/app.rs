@@ -284,6 +284,7 @@ impl App {
             grace: worker.grace,
             retry: worker.retry,
             patient: options.patient,
+            fed_idle: worker.fed_idle,
             job: options.job,
         };
         Ok(Worker::new(settings, self.services(), guests, specs))

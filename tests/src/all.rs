@@ -8,4 +8,5 @@ mod guest_host;
 mod kill;
 mod looking;
 mod ocr;
+mod servers;
 mod spin;

@@ -73,6 +73,8 @@ pub struct WorkerConfig {
     pub max_attempts: u32,
     /// Backoff.
     pub retry: RetryPolicy,
+    /// A job fed by messages that nobody has sealed is closed once it has had no live task, and its queue no message, for this long.
+    pub fed_idle: Duration,
 }
 
 /// How models are run.
@@ -219,6 +221,7 @@ fn read_worker(mut section: Section<'_>, cores: u64) -> WorkerConfig {
             first: section.duration("retry_first").unwrap_or(defaults.first),
             max: section.duration("retry_max").unwrap_or(defaults.max),
         },
+        fed_idle: section.duration("fed_idle").unwrap_or(Duration::from_secs(300)),
     }
 }
 

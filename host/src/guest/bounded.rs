@@ -101,6 +101,7 @@ async fn ring(scope: &Scope, deadline: Option<Instant>) -> Cut {
         }
     };
     tokio::select! {
+        biased;
         () = scope.stopped() => Cut::Stopped,
         () = time_out => Cut::WallLimit,
     }

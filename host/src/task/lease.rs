@@ -4,7 +4,7 @@ use super::id::TaskKey;
 use std::time::{Duration, Instant};
 
 /// One claim of one task. Every effect on the task names all three; the store applies it only where they match.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Lease {
     /// The task.
     pub key: TaskKey,

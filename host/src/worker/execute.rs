@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// One claim being run.
 struct Run {
-    step: StepSpec,
+    step: Arc<StepSpec>,
     claimed: Claimed,
     work: Arc<Work>,
     scope: Arc<Scope>,
@@ -60,7 +60,7 @@ pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instan
 }
 
 /// The step and the output prefix of a task.
-fn place(worker: &Worker, claimed: &Claimed) -> Result<(StepSpec, Uri), Fault> {
+fn place(worker: &Worker, claimed: &Claimed) -> Result<(Arc<StepSpec>, Uri), Fault> {
     let step = worker.steps.get(&claimed.step).cloned();
     let step = step.ok_or_else(|| Fault::Host(TaskError::new("unknown-step", format!("this worker has no step '{}'", claimed.step))))?;
     let prefix = Uri::parse(&claimed.output_prefix).map_err(|e| Fault::Broken(TaskError::new("bad-prefix", e)))?;
@@ -85,6 +85,7 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
     }
     let guest = instance(worker, run).await?;
     let _company = tokio::select! {
+        biased;
         company = worker.company(run.claimed.alone) => company,
         () = run.scope.stopped() => return Err(fault_of(GuestFault::Stopped, &run.scope)),
     };
@@ -125,6 +126,7 @@ const MAX_VALIDATION: Duration = Duration::from_secs(2);
 
 async fn instance(worker: &Worker, run: &Run) -> Result<Box<dyn Guest>, Fault> {
     let made = tokio::select! {
+        biased;
         made = worker.guests.instance(&run.step.name) => made,
         () = run.scope.stopped() => Err(GuestFault::Stopped),
     };

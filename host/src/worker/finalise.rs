@@ -40,6 +40,7 @@ pub(super) async fn finish(worker: &Worker, key: &TaskKey, prefix: &Uri, manifes
         };
         tracing::warn!(error, task_id = key.task_id, "outputs are committed and not in place yet; trying again");
         tokio::select! {
+            biased;
             () = sleep(wait) => {}
             () = worker.hurry.cancelled() => return TaskState::Committed,
         }

@@ -6,7 +6,7 @@
 use crate::guest::{Scope, StopReason};
 use crate::task::lease::{Lease, LeaseView};
 use crate::task_store::{Beat, Heartbeat, TaskStore};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,7 +17,8 @@ const MAX_PERIOD: Duration = Duration::from_secs(5);
 /// The leases a worker holds.
 pub(super) struct Heartbeats {
     lease: Duration,
-    held: Mutex<HashMap<Lease, Held>>,
+    /// In order: what is renewed together goes out the same way every time.
+    held: Mutex<BTreeMap<Lease, Held>>,
     /// Why every task is to stop, those not yet held included.
     stopping: OnceLock<StopReason>,
 }
@@ -46,7 +47,7 @@ impl Heartbeats {
         Self { lease, held: Mutex::default(), stopping: OnceLock::new() }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<Lease, Held>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<Lease, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -18,7 +18,7 @@ use crate::guest::{Guests, Services};
 use crate::task::id::JobKey;
 use crate::task::retry::RetryPolicy;
 use heartbeat::Heartbeats;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -42,6 +42,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// False in a one-job run: a fault of the host fails the task at once.
     pub patient: bool,
+    /// How long a fed job that nobody has sealed may have no live task, and its queue no message, before it is closed.
+    pub fed_idle: Duration,
     /// Only tasks of this job.
     pub job: Option<JobKey>,
 }
@@ -51,10 +53,10 @@ pub struct Worker {
     settings: Settings,
     services: Services,
     guests: Arc<dyn Guests>,
-    steps: HashMap<String, StepSpec>,
+    steps: BTreeMap<String, Arc<StepSpec>>,
     order: Vec<String>,
     heartbeats: Heartbeats,
-    resting: Mutex<HashMap<String, Resting>>,
+    resting: Mutex<BTreeMap<String, Resting>>,
     company: RwLock<()>,
     /// Cancelled when the grace time of a drain is over: what can be left to others is left.
     hurry: CancellationToken,
@@ -82,7 +84,7 @@ impl Worker {
             settings,
             services,
             guests,
-            steps: steps.into_iter().map(|s| (s.name.clone(), s)).collect(),
+            steps: steps.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect(),
             order,
             resting: Mutex::default(),
             company: RwLock::new(()),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// When a worker stops by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,17 +45,17 @@ type Running = JoinSet<TaskState>;
 
 impl Worker {
     /// Runs until `until`, until `max_tasks` claims were made, or until `drain` is cancelled; then lets running tasks finish
-    /// within the grace time, interrupts the rest and hands their tasks back at no cost.
+    /// within the grace time, interrupts the rest and hands their tasks back at no cost. Dropped, it leaves what a crash leaves:
+    /// every task of it stops where it stands.
     pub async fn run(self: &Arc<Self>, until: Until, max_tasks: Option<u64>, drain: CancellationToken) -> Summary {
         let (this, other) = (Arc::clone(self), Arc::clone(self));
-        let beating = tokio::spawn(async move { this.heartbeats.beat(this.services.tasks.as_ref()).await });
-        let sweeping = tokio::spawn(async move { sweep_on(&other).await });
+        // Dropped with this future, so that nothing goes on behind its back.
+        let _beating = AbortOnDropHandle::new(tokio::spawn(async move { this.heartbeats.beat(this.services.tasks.as_ref()).await }));
+        let _sweeping = AbortOnDropHandle::new(tokio::spawn(async move { sweep_on(&other).await }));
         let mut running = Running::new();
         let mut load = Load::default();
         self.take_tasks(&until, max_tasks.unwrap_or(u64::MAX), &drain, &mut running, &mut load).await;
         self.drain(&mut running, &mut load, &drain).await;
-        beating.abort();
-        sweeping.abort();
         load.summary
     }
 
@@ -105,7 +106,7 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no tasks could be claimed; trying again");
-                    tokio::select! { () = sleep(store_wait) => {}, () = drain.cancelled() => {} }
+                    tokio::select! { biased; () = drain.cancelled() => {}, () = sleep(store_wait) => {} }
                     store_wait = (store_wait * 2).min(Duration::from_secs(10));
                 }
             }

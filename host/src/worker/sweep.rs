@@ -9,9 +9,6 @@ use tokio::time::sleep;
 /// Most tasks of a kind handled in one sweep.
 const BATCH: u32 = 256;
 
-/// How long a fed job that nobody has sealed may have no live task before it is closed.
-const FED_IDLE: Duration = Duration::from_secs(300);
-
 /// Sweeps for as long as the worker runs, every third of a lease but at least every ten seconds.
 pub(super) async fn sweep_on(worker: &Worker) {
     let pause = (worker.settings.lease / 3).min(Duration::from_secs(10));
@@ -23,7 +20,7 @@ pub(super) async fn sweep_on(worker: &Worker) {
 
 /// One sweep. Failures are told and left to the next one.
 pub(super) async fn sweep(worker: &Worker) {
-    let request = SweepRequest { lease: worker.settings.lease, limit: BATCH, fed_idle: FED_IDLE, idle_queues: Vec::new() };
+    let request = SweepRequest { lease: worker.settings.lease, limit: BATCH, fed_idle: worker.settings.fed_idle, idle_queues: Vec::new() };
     let swept = match worker.services.tasks.sweep(request).await {
         Ok(swept) => swept,
         Err(error) => return tracing::warn!(%error, "sweep failed; trying again later"),

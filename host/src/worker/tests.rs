@@ -129,6 +129,7 @@ impl Place {
             grace: Duration::from_millis(100),
             retry,
             patient: true,
+            fed_idle: Duration::from_secs(300),
             job: None,
         };
         let routes = Routes { next: Some("s".into()), steps: ["s".to_owned()].into(), default_max_attempts: 3, ..Routes::default() };
@@ -261,6 +262,25 @@ async fn a_drain_hands_back_at_no_cost() {
     assert_eq!(summary.ended["QUEUED"], 1);
     let task = place.store.task("t", "slow").await.unwrap();
     assert_eq!((task.state, task.attempts, task.handbacks, task.crashes), (TaskState::Queued, 0, 0, 0));
+}
+
+/// Whatever a run has spawned ends with it: a simulation that drops it sees a crash, and nothing more of that worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_run_leaves_nothing_behind() {
+    let place = Place::new().await;
+    place.submit("slow", serde_json::json!({"sleep_ms": 60_000})).await;
+    let worker = place.worker(Duration::from_secs(60));
+    {
+        let run = worker.run(Until::Stopped, None, CancellationToken::new());
+        tokio::select! { biased; () = place.wait_for("slow", TaskState::Processing) => {}, _ = run => {} }
+    }
+    let gone = async {
+        while Arc::strong_count(&worker) > 1 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), gone).await.expect("heartbeats, sweeper and tasks are dropped with the run");
+    assert_eq!(place.store.task("t", "slow").await.unwrap().state, TaskState::Processing, "as a crash leaves it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
