@@ -6,7 +6,7 @@ use crate::guest::{Component, ComponentError, EngineConfig, EngineError, Grants,
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
 use crate::object_store::{FileObjectStore, ObjectStore};
 use crate::task::children::{self, Routes};
-use crate::task::id::JobKey;
+use crate::task::id::{self, JobKey};
 use crate::task::message::{Message, MessageBounds};
 use crate::task::pointer::{self, Violation};
 use crate::task::schema::ParamsSchema;
@@ -105,6 +105,8 @@ pub struct Submission {
     pub task_id: Option<String>,
     /// Labels.
     pub metadata: BTreeMap<String, String>,
+    /// Whether other submissions may join the job.
+    pub feed: Feed,
 }
 
 /// What became of a submission.
@@ -150,6 +152,15 @@ impl App {
         Ok(Self { config, tasks: Arc::new(tasks), objects: Arc::new(FileObjectStore::new()) })
     }
 
+    /// The stores where there are any; none where nothing was ever submitted. For commands that only look: it creates nothing.
+    pub async fn existing(config: Config) -> Result<Option<Self>, AppError> {
+        match config.data_dir.join(DATABASE).try_exists() {
+            Ok(true) => Self::open(config).await.map(Some),
+            Ok(false) => Ok(None),
+            Err(e) => Err(AppError::DataDir { path: config.data_dir, why: e.to_string() }),
+        }
+    }
+
     /// Submits jobs, all or none: nothing is stored if one of them can never work.
     pub async fn submit(&self, pipeline: &Pipeline, submissions: Vec<Submission>) -> Result<Vec<Receipt>, AppError> {
         let mut jobs = Vec::new();
@@ -176,17 +187,21 @@ impl App {
             return Err(one("/not_before", format!("is further away than {} days", MAX_DELAY.as_secs() / 86_400)));
         }
         let job_id = submission.job_id.unwrap_or_else(|| Uuid::now_v7().to_string());
-        let task_id = submission.task_id.unwrap_or_else(|| job_id.clone());
+        let is_fed = submission.feed != Feed::Single;
+        let task_id = submission.task_id.unwrap_or_else(|| if is_fed { Uuid::now_v7().to_string() } else { job_id.clone() });
         let tenant = self.config.tenant.clone();
         let mut message = Message::new(&job_id, task_id, submission.params);
         message.input_uri = submission.input.as_ref().map(|uri| uri.as_str().to_owned());
-        message.output_prefix = submission.output.as_ref().map(|uri| uri.as_prefix().as_str().to_owned());
+        message.output_prefix = submission.output.as_ref().filter(|_| !is_fed).map(|uri| uri.as_prefix().as_str().to_owned());
         message.step = submission.step.clone();
         message.function = submission.function;
         message.priority = submission.priority;
         message.max_attempts = submission.max_attempts;
         message.not_before = submission.delay.map(|delay| unix_ms(SystemTime::now() + delay));
         message.metadata = submission.metadata;
+        if let Feed::Open { tasks, .. } = &submission.feed {
+            message.job_tasks = *tasks;
+        }
         // The same checks as for a message from a queue: there is one gate.
         let message = Message::decode(message.to_json().as_bytes(), &MessageBounds::default())?;
         let step = submission.step.unwrap_or_else(|| pipeline.entry.clone());
@@ -201,7 +216,12 @@ impl App {
         let max_attempts = spec.max_attempts.unwrap_or(self.config.worker.max_attempts);
         let mut root = children::root(message, &step, max_attempts, &prefix).map_err(|e| one("", e))?;
         root.delay_ms = submission.delay.map_or(0, |d| d.as_millis() as u64);
-        Ok(NewJob { tenant, job_id, pipeline: pipeline.name.clone(), prefix: prefix.as_str().to_owned(), root, feed: Feed::Single })
+        if is_fed {
+            // One of several: none of them owns the job's prefix.
+            let own = prefix.join(&format!("{step}/{}/", id::short(&root.task_id))).map_err(|e| one("/output_prefix", e))?;
+            root.output_prefix = own.as_str().to_owned();
+        }
+        Ok(NewJob { tenant, job_id, pipeline: pipeline.name.clone(), prefix: prefix.as_str().to_owned(), root, feed: submission.feed })
     }
 
     /// A registry of models, set up as this machine is configured.

@@ -6,6 +6,7 @@ mod checklist;
 mod floors;
 mod guest_host;
 mod kill;
+mod looking;
 mod ocr;
 mod servers;
 mod spin;
