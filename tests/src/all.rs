@@ -7,6 +7,7 @@ mod drain;
 mod floors;
 mod guest_host;
 mod kill;
+mod looking;
 mod ocr;
 mod servers;
 mod spin;

@@ -3,6 +3,7 @@
 use super::Worker;
 use super::deliveries::{Delivery, Verdict};
 use super::step::StepSpec;
+use crate::failpoint::{Point, reach};
 use crate::guest::scope::Failure;
 use crate::guest::{Guest, GuestFault, Scope, StopReason};
 use crate::object_store::ObjectError;
@@ -89,6 +90,7 @@ async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant) -> Left {
     let run = Run { step, claimed, work, scope, prefix };
     match result(worker, &run, sent).await {
         Ok(manifest) => {
+            reach(Point::AfterCommit);
             let key = run.claimed.lease.key.clone();
             let committed = Unfinished { key, output_prefix: run.claimed.output_prefix.clone(), manifest };
             let state = super::finalise::finish(worker, &committed).await;
@@ -113,7 +115,9 @@ async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant) -> Result<Manife
     let held = worker.heartbeats.hold(run.claimed.lease.clone(), Arc::clone(&run.scope), sent);
     let (answer, children) = answer(worker, run).await?;
     let manifest = stage(worker, run, &answer).await?;
+    reach(Point::AfterStaging);
     drop(held);
+    reach(Point::BeforeCommit);
     commit(worker, run, answer.outcome, manifest, children).await
 }
 
@@ -215,13 +219,16 @@ async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answ
 
 async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -> (Box<dyn Guest>, Result<Answer, GuestFault>) {
     scope.started();
+    reach(Point::BeforeProcess);
     let output = match guest.process(work, scope).await {
         Ok(output) => output,
         Err(fault) => return (guest, Err(fault)),
     };
     scope.forbid_writes();
+    reach(Point::AfterProcess);
     let (outcome, payload, metrics) = (output.outcome.clone(), output.payload.clone(), output.metrics.clone());
     let fan_out = guest.publish_next(work, output, scope).await;
+    reach(Point::AfterPublishNext);
     (guest, fan_out.map(|fan_out| Answer { outcome, payload, metrics, fan_out }))
 }
 
@@ -357,9 +364,11 @@ async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -
         Disposition::Dead(error) => (Settlement::Dead(error.clone()), TaskState::Dead, Some(error)),
         Disposition::Cancelled => (Settlement::Cancelled, TaskState::Cancelled, None),
     };
+    reach(Point::BeforeSettle);
     for pause in SETTLE_PAUSES {
         match worker.services.tasks.settle(claimed.lease.clone(), how.clone(), log.clone()).await {
             Ok(Applied::Yes) => {
+                reach(Point::AfterSettle);
                 tell(worker, claimed, state, error.as_ref(), None);
                 return Left { state, wait };
             }

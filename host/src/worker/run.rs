@@ -7,6 +7,7 @@ use super::load::{Load, Reserved, Summary};
 use super::receive::{Brought, Errand, Look, LookError, look};
 use super::relay::relay_on;
 use super::sweep::sweep_on;
+use crate::failpoint::{Point, reach};
 use crate::guest::StopReason;
 use crate::task::id::JobKey;
 use crate::task::state::TaskState;
@@ -228,6 +229,9 @@ impl<'a> Shift<'a> {
             Ok(claims) => {
                 feed.found(claims.is_empty());
                 let found = !claims.is_empty();
+                if found {
+                    reach(Point::AfterClaim);
+                }
                 for claimed in claims {
                     self.start(Errand::Run(Box::new(claimed), sent), None);
                 }
