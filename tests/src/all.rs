@@ -8,5 +8,6 @@ mod guest_host;
 mod kill;
 mod looking;
 mod ocr;
+mod operating;
 mod servers;
 mod spin;
