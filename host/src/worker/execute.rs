@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::step::StepSpec;
+use crate::failpoint::{Point, reach};
 use crate::guest::scope::Failure;
 use crate::guest::{Guest, GuestFault, Scope, StopReason};
 use crate::object_store::ObjectError;
@@ -51,6 +52,7 @@ pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instan
     let run = Run { step, claimed, work, scope, prefix };
     match result(worker, &run, sent).await {
         Ok(manifest) => {
+            reach(Point::AfterCommit);
             let state = super::finalise::finish(worker, &run.claimed.lease.key, &run.prefix, &manifest).await;
             tell(worker, &run.claimed, state, None, Some(run.scope.started().elapsed()));
             state
@@ -73,7 +75,9 @@ async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant) -> Result<Manife
     let held = worker.heartbeats.hold(run.claimed.lease.clone(), Arc::clone(&run.scope), sent);
     let (answer, children) = answer(worker, run).await?;
     let manifest = stage(worker, run, &answer).await?;
+    reach(Point::AfterStaging);
     drop(held);
+    reach(Point::BeforeCommit);
     commit(worker, run, answer.outcome, manifest, children).await
 }
 
@@ -171,13 +175,16 @@ async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answ
 
 async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -> (Box<dyn Guest>, Result<Answer, GuestFault>) {
     scope.started();
+    reach(Point::BeforeProcess);
     let output = match guest.process(work, scope).await {
         Ok(output) => output,
         Err(fault) => return (guest, Err(fault)),
     };
     scope.forbid_writes();
+    reach(Point::AfterProcess);
     let (outcome, payload, metrics) = (output.outcome.clone(), output.payload.clone(), output.metrics.clone());
     let fan_out = guest.publish_next(work, output, scope).await;
+    reach(Point::AfterPublishNext);
     (guest, fan_out.map(|fan_out| Answer { outcome, payload, metrics, fan_out }))
 }
 
@@ -303,6 +310,7 @@ async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -
         Disposition::Dead(error) => (Settlement::Dead(error.clone()), TaskState::Dead, Some(error)),
         Disposition::Cancelled => (Settlement::Cancelled, TaskState::Cancelled, None),
     };
+    reach(Point::BeforeSettle);
     // If the store stays away, the lease lapses and the task is found by the next claim.
     for wait in [50, 200, 1000, 0] {
         match worker.services.tasks.settle(claimed.lease.clone(), how.clone(), log.clone()).await {
@@ -314,6 +322,7 @@ async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -
             }
         }
     }
+    reach(Point::AfterSettle);
     tell(worker, claimed, state, error.as_ref(), None);
     state
 }

@@ -4,6 +4,7 @@
 //! manifest, so all of them write the same bytes.
 
 use super::Worker;
+use crate::failpoint::{Point, reach};
 use crate::object_store::{ObjectError, ObjectStore, Publish, Source};
 use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
@@ -27,8 +28,9 @@ pub(super) async fn finish(worker: &Worker, key: &TaskKey, prefix: &Uri, manifes
     let mut wait = Duration::from_millis(50);
     for _ in 0..TRIES {
         let error = match publish(worker.services.objects.as_ref(), prefix, manifest).await {
-            Ok(()) => match worker.services.tasks.end(key.clone()).await {
+            Ok(()) => match end(worker, key).await {
                 Ok(()) => {
+                    reach(Point::AfterEnd);
                     tidy(worker, prefix, manifest).await;
                     return TaskState::Done;
                 }
@@ -47,6 +49,11 @@ pub(super) async fn finish(worker: &Worker, key: &TaskKey, prefix: &Uri, manifes
         wait = (wait * 2).min(Duration::from_secs(10));
     }
     TaskState::Committed
+}
+
+async fn end(worker: &Worker, key: &TaskKey) -> Result<(), StoreError> {
+    reach(Point::BeforeEnd);
+    worker.services.tasks.end(key.clone()).await
 }
 
 async fn bury(worker: &Worker, key: &TaskKey, why: &str) -> TaskState {

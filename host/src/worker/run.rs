@@ -3,6 +3,7 @@
 use super::Worker;
 use super::execute::execute;
 use super::sweep::sweep_on;
+use crate::failpoint::{Point, reach};
 use crate::guest::StopReason;
 use crate::task::id::JobKey;
 use crate::task::state::TaskState;
@@ -97,6 +98,7 @@ impl Worker {
                     self.pause(drain, running, load, look).await;
                 }
                 Ok(claims) => {
+                    reach(Point::AfterClaim);
                     store_wait = Duration::from_millis(100);
                     for claimed in claims {
                         let (this, step) = (Arc::clone(self), claimed.step.clone());

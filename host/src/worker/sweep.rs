@@ -1,6 +1,7 @@
 //! The sweeper: ends what a crash left, and removes the attempts of tasks that have ended.
 
 use super::{Worker, finalise};
+use crate::failpoint::{Point, reach};
 use crate::task::uri::Uri;
 use crate::task_store::SweepRequest;
 use std::time::Duration;
@@ -28,10 +29,12 @@ pub(super) async fn sweep(worker: &Worker) {
     if swept.buried > 0 {
         tracing::warn!(tasks = swept.buried, "tasks given up: their workers died too often");
     }
+    reach(Point::AfterSweep);
     for task in swept.unfinished {
         if let Ok(prefix) = Uri::parse(&task.output_prefix) {
             tracing::info!(task_id = task.key.task_id, "finishing what another worker committed");
             finalise::finish(worker, &task.key, &prefix, &task.manifest).await;
+            reach(Point::AfterFinishing);
         }
     }
     let mut gone = Vec::new();
@@ -42,9 +45,11 @@ pub(super) async fn sweep(worker: &Worker) {
             Err(error) => tracing::warn!(%error, "old attempts could not be removed; trying again later"),
         }
     }
-    if !gone.is_empty()
-        && let Err(error) = worker.services.tasks.swept(gone).await
-    {
+    if gone.is_empty() {
+        return;
+    }
+    reach(Point::BeforeSwept);
+    if let Err(error) = worker.services.tasks.swept(gone).await {
         tracing::warn!(%error, "sweep could not be noted; it will be repeated");
     }
 }

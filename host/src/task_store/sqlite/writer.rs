@@ -6,6 +6,7 @@ use super::fault::Fault;
 use super::request::{self, Answer, Outcome, Request};
 use super::transaction::Tx;
 use super::watch::{Changed, Watch};
+use crate::failpoint::{Point, reach};
 use crate::task::lease::Lease;
 use crate::task_store::{Claimed, Settlement, StoreError};
 use sqlx::{Connection as _, SqliteConnection};
@@ -246,7 +247,12 @@ impl Writer {
         let (elsewhere, result) = (tx.data_version, request::apply(&mut tx, requests).await);
         let enqueued = tx.enqueued;
         let result = match result {
-            Ok(outcomes) => tx.commit().await.map(|()| outcomes),
+            Ok(outcomes) => {
+                reach(Point::InTransaction);
+                let committed = tx.commit().await;
+                reach(Point::AfterTransaction);
+                committed.map(|()| outcomes)
+            }
             Err(fault) => {
                 tx.rollback().await;
                 Err(fault)
