@@ -50,16 +50,13 @@ fn dead_letters_are_listed_shown_and_put_back() {
     let of_job = |name: &str| letters.as_array().unwrap().iter().find(|l| l["job_id"] == name).unwrap_or_else(|| panic!("{letters}"));
     let codes = ["slow", "wrong", "lost"].map(|name| of_job(name)["error"]["code"].as_str().unwrap());
     assert_eq!(codes, ["wall-limit", "invalid", "probe-lost"]);
-    let number = of_job("lost")["id"].to_string();
-    for words in [&["dlq", "show", &number][..], &["dlq", "show", "--id", &number], &["dlq", "show", "lost"]] {
-        let text = place.run(words).ok().out;
-        assert!(text.contains("probe-lost") && text.contains("\"action\": \"fatal\"") && !text.contains('\u{1b}'), "{words:?}: {text}");
-    }
+    let text = place.run(&["dlq", "show", "lost"]).ok().out;
+    assert!(text.contains("probe-lost") && text.contains("\"action\": \"fatal\"") && !text.contains('\u{1b}'), "{text}");
     assert_eq!(
         place.run(&["dlq", "list", "--code", "invalid", "--json"]).ok().json()[0]["error"]["violations"].as_array().unwrap().len(),
         2
     );
-    for (words, code) in [(&["dlq", "redrive"][..], 2), (&["dlq", "redrive", "--id", "999"], 1), (&["dlq", "show", "nobody"], 1)] {
+    for (words, code) in [(&["dlq", "redrive"][..], 2), (&["dlq", "purge"], 2), (&["dlq", "show", "nobody"], 1)] {
         let refused = place.run(words);
         assert_eq!(refused.code, Some(code), "{words:?}: {}", refused.err);
         assert!(refused.err.contains("help:"), "{}", refused.err);
@@ -70,7 +67,7 @@ fn dead_letters_are_listed_shown_and_put_back() {
     assert_eq!(task(&place, "slow")["state"], "DEAD");
     // Mended by a wider limit; the others die again, as new letters.
     let file = of("60s");
-    let back = place.run(&["dlq", "redrive", "--id", &of_job("slow")["id"].to_string(), "--json"]).ok().json();
+    let back = place.run(&["dlq", "redrive", "--task", "slow", "--json"]).ok().json();
     assert_eq!(back["redriven"].as_array().unwrap().len(), 1);
     let waiting = task(&place, "slow");
     assert_eq!((&waiting["state"], &waiting["attempts"], &waiting["epoch"]), (&json!("QUEUED"), &json!(0), &json!(1)));
@@ -111,9 +108,6 @@ fn what_waits_is_cancelled_at_once_and_what_runs_kindly_then_hard() {
     // The slots are free again.
     submit(&place, &file, "after", &json!({"action": "json", "value": 1}));
     wait_for(&place, "after", "DONE");
-    for id in ["kind", "deaf", "waits"] {
-        assert_eq!(job(&place, id)["state"], "CANCELLED");
-    }
 }
 
 #[test]
@@ -180,40 +174,19 @@ fn retries_keep_the_guests_wait_and_the_steps_own() {
 fn priority_then_arrival_and_a_delay_holds_back() {
     let place = Place::new();
     let file = pipeline(&place, &[("work", "")]);
-    for (id, more) in
-        [("low", &["--priority", "1"][..]), ("first", &[]), ("later", &["--delay", "1500ms", "--priority", "9"]), ("second", &[])]
-    {
-        let words = ["submit", &file, "--job-id", id, "--params", r#"{"action": "none"}"#];
-        place.run(&[&words[..], more].concat()).ok();
-    }
-    place.run(&["submit", &file, "--job-id", "high", "--params", r#"{"action": "none"}"#, "--priority", "9"]).ok();
+    let line = |id: &str, more: &str| format!("{{\"job_id\": \"{id}\", \"params\": {{\"action\": \"none\"}}{more}}}\n");
+    let later = line("later", ", \"priority\": 9, \"delay_ms\": 2500");
+    let lines = [line("low", ", \"priority\": 1"), line("first", ""), later, line("second", ""), line("high", ", \"priority\": 9")];
+    let lines = place.write("order.jsonl", &lines.concat());
+    place.run(&["submit", &file, "--jsonl", lines.to_str().unwrap()]).ok();
     run_down(&place, &file, &[("WASM_WORKER_CONCURRENCY", "1")]);
     let claimed = |id: &str| task(&place, id)["claimed_at"].as_i64().unwrap();
-    let mut order = ["low", "first", "later", "second", "high"];
+    let mut order = ["low", "first", "second", "high"];
     order.sort_by_key(|id| claimed(id));
-    assert_eq!(order, ["high", "first", "second", "low", "later"]);
+    assert_eq!(order, ["high", "first", "second", "low"]);
     let later = task(&place, "later");
     let waited = later["claimed_at"].as_i64().unwrap() - later["created_at"].as_i64().unwrap();
-    assert!((1500..4500).contains(&waited), "{waited} ms");
-}
-
-#[test]
-fn a_small_job_does_not_wait_for_a_big_one() {
-    let place = Place::new();
-    let file = pipeline(&place, &[("root", "next = \"each\""), ("each", "")]);
-    let fan = |n: u32| json!({"action": "fan_out", "n": n, "child": {"action": "spin", "ms": 10}});
-    submit(&place, &file, "big", &fan(80));
-    submit(&place, &file, "small", &fan(4));
-    run_down(&place, &file, &[("WASM_WORKER_CONCURRENCY", "1")]);
-    let claimed = |job: &str| {
-        let children = tasks_of(&place, job).into_iter().filter(|t| t["step"] == "each");
-        children.map(|t| t["claimed_at"].as_i64().unwrap()).collect::<Vec<_>>()
-    };
-    let (big, small) = (claimed("big"), claimed("small"));
-    assert_eq!((big.len(), small.len()), (80, 4));
-    let last = small.iter().max().unwrap();
-    let before = big.iter().filter(|at| *at < last).count();
-    assert!(before <= 12, "{before} of the big job's 80 tasks ran before the small job's 4 had");
+    assert!((2500..10_000).contains(&waited), "{waited} ms");
 }
 
 /// The whole worker's answer to SIGTERM: what runs may finish, nothing is lost, and the exit code says so.
