@@ -9,5 +9,6 @@ mod guest_host;
 mod kill;
 mod looking;
 mod ocr;
+mod operating;
 mod servers;
 mod spin;

@@ -137,6 +137,7 @@ impl Place {
         let step = StepSpec {
             name: "s".into(),
             concurrency: None,
+            retry: None,
             limits,
             routes: Arc::new(routes),
             read: Vec::new(),
