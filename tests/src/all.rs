@@ -7,4 +7,5 @@ mod floors;
 mod guest_host;
 mod kill;
 mod ocr;
+mod servers;
 mod spin;
