@@ -3,9 +3,9 @@
 mod bad_input;
 mod binary;
 mod checklist;
+mod crash;
 mod floors;
 mod guest_host;
-mod kill;
 mod looking;
 mod ocr;
 mod servers;
