@@ -171,6 +171,7 @@ impl Place {
         let step = StepSpec {
             name: "s".into(),
             concurrency: step_concurrency,
+            retry: None,
             limits,
             routes: Arc::new(routes),
             read: Vec::new(),
