@@ -3,8 +3,8 @@
 mod bad_input;
 mod binary;
 mod checklist;
-mod drain;
 mod crash;
+mod drain;
 mod floors;
 mod guest_host;
 mod looking;

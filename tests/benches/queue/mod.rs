@@ -104,9 +104,9 @@ fn print(store: &str, runs: &[Vec<Figures>; 3]) {
     println!("    wasm-worker                 {wasm:8.0} tasks/s   {wasm_cpu:6.1} µs of processor per task");
     println!("    the hook compiled in        {native:8.0} tasks/s   {native_cpu:6.1} µs   {:.2} x", wasm / native);
     println!("    bare batched SQL            {bare:8.0} tasks/s   {bare_cpu:6.1} µs   {:.2} x", wasm / bare);
+    println!("    last tenth over the first   {wasm_tenths:8.2}   bare SQL {bare_tenths:.2}   {:.2} x", wasm_tenths / bare_tenths);
     println!(
-        "    last tenth over the first   {wasm_tenths:8.2}   bare SQL {bare_tenths:.2}   {:.2} x",
-        wasm_tenths / bare_tenths
+        "    memory, MiB                 {tenth:8.1} at a tenth   {end:.1} at the end   {:+.1} %   peak {peak:.1}",
+        (end / tenth - 1.0) * 100.0
     );
-    println!("    memory, MiB                 {tenth:8.1} at a tenth   {end:.1} at the end   {:+.1} %   peak {peak:.1}", (end / tenth - 1.0) * 100.0);
 }
