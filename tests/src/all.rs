@@ -3,6 +3,7 @@
 mod bad_input;
 mod binary;
 mod checklist;
+mod drain;
 mod floors;
 mod guest_host;
 mod kill;

@@ -147,7 +147,7 @@ impl Place {
         };
         let store: Arc<dyn TaskStore> = Arc::clone(&self.store) as _;
         let services = Services { objects: Arc::new(FileObjectStore::new()), tasks: store };
-        Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), vec![step])
+        Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), vec![step], Vec::new())
     }
 
     /// A job with one task, of that function if any, whose outputs go to the folder `at`.
@@ -235,7 +235,7 @@ async fn a_lost_lease_discards_the_result() {
         ClaimRequest { pipeline: "p".into(), job: None, steps: vec![("s".into(), 1)], limit: 1, lease: LEASE, worker: "w".into() };
     let sent = Instant::now();
     let claimed = place.store.claim_next(request.clone()).await.unwrap().remove(0);
-    let state = execute::execute(&worker, claimed, sent).await;
+    let state = execute::execute(&worker, claimed, sent, None).await;
     assert_eq!(state, TaskState::Processing, "left to whoever claims it next");
     assert!(!place.folder.path().join("slow/result.json").exists());
     let again = place.store.claim_next(request).await.unwrap().remove(0);
@@ -364,7 +364,7 @@ fn a_schema_of_exponential_cost_is_refused_in_time() {
         for _ in 0..2 {
             let claimed = place.store.claim_next(request(1)).await.unwrap().remove(0);
             let began = Instant::now();
-            assert_eq!(execute::execute(&worker, claimed, began).await, TaskState::Dead);
+            assert_eq!(execute::execute(&worker, claimed, began, None).await, TaskState::Dead);
             took.push(began.elapsed());
         }
         assert!(took[0] > Duration::from_secs(1) && took[1] < Duration::from_millis(500), "{took:?}");
@@ -392,7 +392,7 @@ async fn a_failed_job_with_staged_outputs_keeps_its_prefix() {
     // Nor do sweeps take what it has staged.
     let runs = place.script.runs.load(Ordering::Relaxed);
     sleep(LEASE * 2 + Duration::from_millis(300)).await;
-    sweep::sweep(&place.worker(LEASE)).await;
+    sweep::sweep(&place.worker(LEASE), Vec::new()).await;
     std::fs::remove_dir(&obstacle).unwrap();
     let filter = DeadLetterFilter { task_id: Some("kept".into()), ..DeadLetterFilter::default() };
     assert_eq!(place.store.redrive(filter, false).await.unwrap().len(), 1);
