@@ -190,10 +190,6 @@ async fn instance(worker: &Worker, run: &Run) -> Result<Box<dyn Guest>, Fault> {
 
 /// Steps 4 and 5, where guests run. A stopped run is left at once; its guest is not used again.
 async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answer, Fault> {
-    // It may have waited long for its instance and its turn.
-    if run.scope.check().is_err() {
-        return Err(fault_of(GuestFault::Stopped, &run.scope));
-    }
     let (tell, told) = oneshot::channel();
     let (work, scope) = (Arc::clone(&run.work), Arc::clone(&run.scope));
     let phase = async move {
@@ -219,6 +215,10 @@ async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answ
 
 async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -> (Box<dyn Guest>, Result<Answer, GuestFault>) {
     scope.started();
+    // The way here may have taken longer than the lease: a hook begins only while it holds.
+    if scope.check().is_err() {
+        return (guest, Err(GuestFault::Stopped));
+    }
     reach(Point::BeforeProcess);
     let output = match guest.process(work, scope).await {
         Ok(output) => output,
@@ -226,6 +226,9 @@ async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -
     };
     scope.forbid_writes();
     reach(Point::AfterProcess);
+    if scope.check().is_err() {
+        return (guest, Err(GuestFault::Stopped));
+    }
     let (outcome, payload, metrics) = (output.outcome.clone(), output.payload.clone(), output.metrics.clone());
     let fan_out = guest.publish_next(work, output, scope).await;
     reach(Point::AfterPublishNext);
