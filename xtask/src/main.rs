@@ -1,9 +1,11 @@
 //! The developer's commands: `cargo xtask help` lists them. Std and a handful of small crates only, so that it starts at once.
 
 mod bench;
+mod crash;
 mod demo;
 mod guests;
 mod models;
+mod mutants;
 mod picture;
 mod shell;
 mod test;
@@ -17,8 +19,12 @@ cargo xtask COMMAND
                     build everything, fetch the models, read the text of a picture
                     (one that is drawn here, unless one is given)
   test [FILTER]     build guests, fetch models, run every test; says how long each part took
+  mutants [NAME]    break the product on purpose, one way at a time: each break must be noticed by
+                    the simulation or by the task stores' conformance suite
   guests            build the example guests into guests/ocr/ and guests/target
   models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
+  crash [--kills N] [--store sqlite] [--seed N]
+                    kill workers N times (1000, unless told otherwise) and check what is left; 1 where a rule was broken
   bench boundary    what a call across the wasm boundary costs, beside the same call without the host
   bench ocr         the OCR pipeline beside the Python original, pair by pair
   picture [FILE]    draw the demo's picture";
@@ -29,8 +35,10 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["demo", rest @ ..] => demo::demo(rest),
         ["test", rest @ ..] => test::test(rest),
+        ["mutants", rest @ ..] => mutants::mutants(rest),
         ["guests"] => guests::guests().map(drop),
         ["models"] => models::models().map(drop),
+        ["crash", rest @ ..] => crash::crash(rest),
         ["bench", "boundary"] => bench::boundary(),
         ["bench", "ocr"] => bench::ocr(),
         ["picture", rest @ ..] => picture::draw_to(rest.first().copied().unwrap_or("out/picture.png")).map(drop),

@@ -33,6 +33,9 @@ pub struct MessageBounds {
 /// stored must be readable again.
 pub const MAX_DEPTH: usize = 64;
 
+/// Most tasks that a feeder can say a job will get: far more than one job can hold, and far from overflowing a counter.
+pub const MAX_JOB_TASKS: u64 = 1_000_000_000;
+
 impl Default for MessageBounds {
     fn default() -> Self {
         Self { bytes: 2 << 20, depth: MAX_DEPTH, metadata: 256 }
@@ -135,6 +138,18 @@ impl Message {
             return Err(vec![Violation::at("", format!("must be a JSON object, not {}", kind(&value)))]);
         };
         Self::from_object(fields, bounds)
+    }
+
+    /// The version that a message names, if it is newer than the one known here: a later build of the host may be able to read it.
+    pub fn newer_version(bytes: &[u8], bounds: &MessageBounds) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema_version: u64,
+        }
+        // Fields by place, `[2]`, are none.
+        let is_object = bytes.len() <= bounds.bytes && bytes.trim_ascii_start().starts_with(b"{");
+        let version = serde_json::from_slice::<Versioned>(is_object.then_some(bytes)?).ok()?.schema_version;
+        (version > SCHEMA_VERSION).then_some(version)
     }
 
     /// The checks of [`Message::decode`], from parsed fields.
@@ -258,7 +273,7 @@ fn check_fields(fields: &Map<String, Value>, bounds: &MessageBounds, faults: &mu
     check_number(fields, "max_attempts", 1, 1000, faults);
     check_number(fields, "not_before", 0, i64::MAX as u64, faults);
     check_number(fields, "schema_version", SCHEMA_VERSION, SCHEMA_VERSION, faults);
-    check_number(fields, "job_tasks", 1, 1_000_000_000, faults);
+    check_number(fields, "job_tasks", 1, MAX_JOB_TASKS, faults);
     check_number(fields, "hops", 0, u64::from(u32::MAX), faults);
     check_metadata(fields.get("metadata"), bounds, faults);
 }
@@ -361,6 +376,15 @@ mod tests {
         }
         let long = Message::decode(&vec![b' '; (2 << 20) + 1], &MessageBounds::default()).unwrap_err();
         assert!(long[0].message.contains("over the limit"));
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_a_senseless_one() {
+        let newer = |text: &str| Message::newer_version(text.as_bytes(), &MessageBounds::default());
+        assert_eq!(newer(r#"{"schema_version": 2, "shape": {"unknown": [1]}}"#), Some(2));
+        for bad in [r#"{"schema_version": 1}"#, r#"{"schema_version": 0}"#, r#"{"schema_version": "2"}"#, "{}", "[2]", ""] {
+            assert_eq!(newer(bad), None, "{bad}");
+        }
     }
 
     #[test]
