@@ -3,6 +3,7 @@
 
 use super::run::Shift;
 use crate::guest::StopReason;
+use futures::stream::StreamExt;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
@@ -10,8 +11,8 @@ use tokio::time::{Instant, sleep_until};
 /// its visibility is over.
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
-/// How long tasks that were brought after all have to be handed back, once the grace time is over and the store does not answer.
-const LAST_ADMISSIONS: Duration = Duration::from_secs(5);
+/// How long claims and looks under way may go on once the grace time is over: then the store does not answer.
+const LAST_CLAIMS: Duration = Duration::from_secs(5);
 
 /// Further away than any run lasts.
 const FOREVER: Duration = Duration::from_secs(365 * 86_400);
@@ -22,7 +23,7 @@ impl Shift<'_> {
         let began = Instant::now();
         let never = began + FOREVER;
         let (mut asked, mut last_look, mut interrupt, mut abandon) = (false, began + LAST_LOOK, never, never);
-        while !self.running.is_empty() || !self.looks.is_empty() {
+        while !(self.running.is_empty() && self.looks.is_empty() && self.claims.is_empty()) {
             tokio::select! {
                 biased;
                 () = self.drain.cancelled(), if !asked => {
@@ -32,7 +33,8 @@ impl Shift<'_> {
                     interrupt = Instant::now() + grace;
                     last_look = last_look.min(interrupt);
                 }
-                Some(ended) = self.running.join_next_with_id() => self.load.ended(ended),
+                Some(ended) = self.running.join_next() => self.load.ended(ended),
+                Some(answered) = self.claims.next() => self.claimed(answered),
                 Some(looked) = self.looks.join_next_with_id() => self.looked(looked),
                 () = sleep_until(last_look) => {
                     self.closing.cancel();
@@ -42,11 +44,12 @@ impl Shift<'_> {
                     tracing::info!(tasks = self.running.len(), "the grace time is over: handing running tasks back");
                     self.worker.heartbeats.stop_all(StopReason::Drained);
                     self.worker.hurry.cancel();
-                    (interrupt, abandon) = (never, Instant::now() + LAST_ADMISSIONS);
+                    (interrupt, abandon) = (never, Instant::now() + LAST_CLAIMS);
                 }
                 () = sleep_until(abandon) => {
                     // What they bring is found again as after a crash.
                     self.looks.abort_all();
+                    self.claims.clear();
                     abandon = never;
                 }
             }
