@@ -1,31 +1,35 @@
-//! The task store in one SQLite file: the default, and good for several processes on one machine.
+//! The task store in SQL: one state machine, for a SQLite file and for Postgres.
 //!
-//! Writes go through one task that owns the writing connection (`writer.rs`) and does what is pending in one transaction;
-//! reads go over a few connections of their own. Times are SQLite's own clock, read under the write lock.
-//! Network file systems are not supported: SQLite's log needs shared memory.
+//! Writes go through a task that owns the writing connection (`writer.rs`) and does what is pending in one transaction, with one
+//! statement per table; reads go over a few connections of their own. Times are the database's own clock. Statements are written once
+//! (`dialect.rs`); what is particular to a database is in its folder, and what others may do meanwhile, with Postgres, in `lock.rs`.
 
 mod beat;
 mod cancel;
+mod changed;
 mod claim;
 mod commit;
+mod database;
 mod dead;
+mod dialect;
 mod end;
 mod fault;
 mod insert;
 mod lapse;
-mod open;
+mod link;
+mod lock;
+mod postgres;
 mod request;
 mod run_end;
+mod sqlite;
 mod submit;
 mod sweep;
-#[cfg(test)]
-mod tests;
 mod transaction;
 mod views;
-mod watch;
 mod writer;
 
-pub use open::Durability;
+pub use postgres::PostgresTaskStore;
+pub use sqlite::{Durability, SqliteTaskStore};
 
 use crate::task::hooks::{Input, TaskError};
 use crate::task::id::TaskKey;
@@ -38,36 +42,30 @@ use crate::task_store::{
 use async_trait::async_trait;
 use fault::Fault;
 use request::{Answer, Request};
-use sqlx::SqlitePool;
-use sqlx::pool::PoolConnection;
-use std::path::Path;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
 
-/// A task store in one SQLite file. Clones share it.
+/// A task store in a SQL database of one kind. Clones share it.
 #[derive(Debug, Clone)]
-pub struct SqliteTaskStore {
+pub struct SqlTaskStore<Kind> {
     writer: writer::Handle,
-    readers: SqlitePool,
-    changed: Arc<watch::Changed>,
+    readers: link::Readers,
+    changed: Arc<changed::Changed>,
+    /// What listens for the word of others, where they give it; it ends with the last clone.
+    _listener: Option<Arc<AbortOnDropHandle<()>>>,
+    kind: PhantomData<Kind>,
 }
 
-impl SqliteTaskStore {
-    /// Opens the file, or makes it with its folder, and brings its schema up to date. Several processes may do so at once.
-    ///
-    /// # Errors
-    /// [`StoreError::Denied`] where file or folder is not writable, [`StoreError::Invalid`] where it is no database or was written
-    /// by a newer version, [`StoreError::Unavailable`] where the disk is full or another process keeps it locked.
-    pub async fn open(path: &Path, durability: Durability) -> Result<Self, StoreError> {
-        let connection = open::writer(path, durability).await?;
-        let readers = open::readers(path, durability).await?;
-        let changed = Arc::new(watch::Changed::new());
-        let writer = writer::start(connection, changed.clone(), watch::Watch::new(path));
-        Ok(Self { writer, readers, changed })
+impl<Kind> SqlTaskStore<Kind> {
+    /// An answer from a reading connection, within the time that a network may take.
+    async fn read<T>(&self, answer: impl Future<Output = Result<T, Fault>> + Send) -> Result<T, StoreError> {
+        Ok(link::within(self.readers.patience(), answer).await?)
     }
 
-    async fn reader(&self) -> Result<PoolConnection<sqlx::Sqlite>, StoreError> {
-        self.readers.acquire().await.map_err(|e| Fault::from(e).into())
+    async fn reader(&self) -> Result<link::Reader, Fault> {
+        self.readers.acquire().await
     }
 }
 
@@ -82,7 +80,7 @@ macro_rules! ask {
 }
 
 #[async_trait]
-impl TaskStore for SqliteTaskStore {
+impl<Kind: Send + Sync> TaskStore for SqlTaskStore<Kind> {
     async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
         ask!(self, Request::Submit(jobs), Answer::Submitted)
     }
@@ -108,7 +106,7 @@ impl TaskStore for SqliteTaskStore {
     }
 
     async fn inputs(&self, key: TaskKey, offset: u32, limit: u32) -> Result<Vec<Input>, StoreError> {
-        Ok(views::inputs(&mut *self.reader().await?, &key, offset, limit).await?)
+        self.read(async { views::inputs(&mut self.reader().await?.db(), &key, offset, limit).await }).await
     }
 
     async fn sweep(&self, request: SweepRequest) -> Result<Swept, StoreError> {
@@ -128,42 +126,42 @@ impl TaskStore for SqliteTaskStore {
     }
 
     async fn depth(&self, pipeline: &str) -> Result<Depth, StoreError> {
-        Ok(views::depth(&mut *self.reader().await?, pipeline).await?)
+        self.read(async { views::depth(&mut self.reader().await?.db(), pipeline).await }).await
     }
 
     async fn next_due(&self, pipeline: &str) -> Result<Option<u64>, StoreError> {
-        Ok(views::next_due(&mut *self.reader().await?, pipeline).await?)
+        self.read(async { views::next_due(&mut self.reader().await?.db(), pipeline).await }).await
     }
 
     async fn job(&self, tenant: &str, job_id: &str) -> Result<JobView, StoreError> {
         let which = views::Jobs { tenant: Some(tenant), job_id: Some(job_id), state: None, limit: 1 };
-        let found = views::jobs(&mut *self.reader().await?, which).await?;
+        let found = self.read(async { views::jobs(&mut self.reader().await?.db(), which).await }).await?;
         found.into_iter().next().ok_or_else(|| StoreError::NotFound(format!("job {job_id} of tenant {tenant}")))
     }
 
     async fn jobs(&self, tenant: Option<&str>, state: Option<JobState>, limit: u32) -> Result<Vec<JobView>, StoreError> {
-        Ok(views::jobs(&mut *self.reader().await?, views::Jobs { tenant, job_id: None, state, limit }).await?)
+        self.read(async { views::jobs(&mut self.reader().await?.db(), views::Jobs { tenant, job_id: None, state, limit }).await }).await
     }
 
     async fn task(&self, tenant: &str, task_id: &str) -> Result<TaskView, StoreError> {
-        Ok(views::task(&mut *self.reader().await?, tenant, task_id).await?)
+        self.read(async { views::task(&mut self.reader().await?.db(), tenant, task_id).await }).await
     }
 
     async fn tasks(&self, filter: TaskFilter) -> Result<Vec<TaskView>, StoreError> {
-        Ok(views::tasks(&mut *self.reader().await?, &filter).await?)
+        self.read(async { views::tasks(&mut self.reader().await?.db(), &filter).await }).await
     }
 
     async fn logs(&self, key: TaskKey) -> Result<Vec<(u64, String)>, StoreError> {
-        Ok(views::logs(&mut *self.reader().await?, &key).await?)
+        self.read(async { views::logs(&mut self.reader().await?.db(), &key).await }).await
     }
 
     async fn dead_letters(&self, filter: DeadLetterFilter) -> Result<Vec<DeadLetter>, StoreError> {
-        Ok(dead::letters(&mut *self.reader().await?, &filter, false).await?)
+        self.read(async { dead::letters(&mut self.reader().await?.db(), &filter, false).await }).await
     }
 
     async fn redrive(&self, filter: DeadLetterFilter, dry_run: bool) -> Result<Vec<DeadLetter>, StoreError> {
         if dry_run {
-            return Ok(dead::letters(&mut *self.reader().await?, &filter, true).await?);
+            return self.read(async { dead::letters(&mut self.reader().await?.db(), &filter, true).await }).await;
         }
         ask!(self, Request::Redrive(filter), Answer::Letters)
     }

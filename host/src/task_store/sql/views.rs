@@ -1,14 +1,15 @@
 //! Reading: what people and the run loop ask for. Nothing here writes.
 
+use super::claim::{count, priority};
+use super::database::{Db, Query, args, array};
+use super::dialect::{Statement, sql};
 use super::fault::Fault;
-use super::transaction::array;
 use crate::task::hooks::{Input, TaskError};
 use crate::task::id::TaskKey;
 use crate::task::message::Message;
 use crate::task::outputs::Manifest;
 use crate::task::state::{JobState, TaskState};
 use crate::task_store::{ClaimView, Depth, JobView, StoreError, TaskFilter, TaskView};
-use sqlx::{AssertSqlSafe, QueryBuilder, Sqlite, SqliteConnection};
 use std::collections::{BTreeMap, HashMap};
 
 /// Most rows of one answer, also where a filter says 0: bounds what a list costs in memory.
@@ -26,18 +27,19 @@ fn parsed<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T, Fault> {
     text.parse().map_err(|e| Fault::Store(StoreError::Invalid(e)))
 }
 
-/// A page of a group's leaves: ?1 tenant, ?2 the `then`, ?3 limit, ?4 offset.
-pub(super) const INPUTS: &str = "
+/// A page of a group's leaves: $1 tenant, $2 the `then`, $3 limit, $4 offset.
+pub(super) static INPUTS: Statement = Statement::new(
+    "
 SELECT leaf.key, leaf.task_id, leaf.step, leaf.state, leaf.outcome, leaf.output_prefix,
        CASE WHEN leaf.state = 'DONE' THEN leaf.manifest END
-FROM tasks t CROSS JOIN tasks leaf INDEXED BY tasks_inputs ON leaf.grp = t.waits AND leaf.is_input = 1
-WHERE t.tenant = ?1 AND t.task_id = ?2 ORDER BY leaf.path LIMIT ?3 OFFSET ?4";
+FROM tasks t {join} tasks leaf {index tasks_inputs} ON leaf.grp = t.waits AND leaf.is_input = 1
+WHERE t.tenant = $1 AND t.task_id = $2 ORDER BY leaf.path LIMIT $3 OFFSET $4",
+);
 
 type InputRow = (String, String, String, String, Option<String>, String, Option<String>);
 
-pub(super) async fn inputs(connection: &mut SqliteConnection, key: &TaskKey, offset: u32, limit: u32) -> Result<Vec<Input>, Fault> {
-    let rows: Vec<InputRow> =
-        sqlx::query_as(INPUTS).bind(&key.tenant).bind(&key.task_id).bind(limit.min(MAX_PAGE)).bind(offset).fetch_all(connection).await?;
+pub(super) async fn inputs(db: &mut Db<'_>, key: &TaskKey, offset: u32, limit: u32) -> Result<Vec<Input>, Fault> {
+    let rows: Vec<InputRow> = db.rows(&INPUTS, args![&key.tenant, &key.task_id, limit.min(MAX_PAGE), offset]).await?;
     rows.into_iter()
         .map(|(key, task_id, step, state, outcome, output_prefix, manifest)| {
             let manifest: Option<Manifest> = manifest.as_deref().map(serde_json::from_str).transpose()?;
@@ -47,23 +49,24 @@ pub(super) async fn inputs(connection: &mut SqliteConnection, key: &TaskKey, off
         .collect()
 }
 
-/// Counts by index alone; a task whose time has come counts as ready though no claim has seen it yet. ?1 pipeline.
-pub(super) const DEPTH: &str = "
-WITH clock AS (SELECT CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER) AS now),
-     ready AS (SELECT count(*) AS n, min(not_before) AS oldest FROM tasks INDEXED BY tasks_ready
-               WHERE state = 'QUEUED' AND due = 1 AND pipeline = ?1),
-     later AS (SELECT count(*) AS n, coalesce(sum(not_before <= clock.now), 0) AS due, min(not_before) AS first
-               FROM tasks INDEXED BY tasks_later, clock WHERE state = 'QUEUED' AND due = 0 AND pipeline = ?1)
+/// Counts by index alone; a task whose time has come counts as ready though no claim has seen it yet. $1 pipeline.
+static DEPTH: Statement = Statement::new(
+    "
+WITH clock AS (SELECT {now} AS now),
+     ready AS (SELECT count(*) AS n, min(not_before) AS oldest FROM tasks {index tasks_ready}
+               WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1),
+     later AS (SELECT count(*) AS n, coalesce(sum(CASE WHEN not_before <= clock.now THEN 1 ELSE 0 END), 0) AS due, min(not_before) AS first
+               FROM tasks {index tasks_later}, clock WHERE state = 'QUEUED' AND due = 0 AND pipeline = $1)
 SELECT ready.n + later.due, later.n - later.due,
-       (SELECT count(*) FROM tasks INDEXED BY tasks_waiting WHERE state = 'WAITING' AND pipeline = ?1),
-       (SELECT count(*) FROM tasks INDEXED BY tasks_running WHERE state = 'PROCESSING' AND pipeline = ?1)
-         + (SELECT count(*) FROM tasks INDEXED BY tasks_committed WHERE state = 'COMMITTED' AND pipeline = ?1),
-       max(clock.now - min(coalesce(ready.oldest, clock.now), coalesce(later.first, clock.now)), 0)
-FROM clock, ready, later";
+       (SELECT count(*) FROM tasks {index tasks_waiting} WHERE state = 'WAITING' AND pipeline = $1),
+       (SELECT count(*) FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND pipeline = $1)
+         + (SELECT count(*) FROM tasks {index tasks_committed} WHERE state = 'COMMITTED' AND pipeline = $1),
+       {max}(clock.now - {min}(coalesce(ready.oldest, clock.now), coalesce(later.first, clock.now)), 0)
+FROM clock, ready, later",
+);
 
-pub(super) async fn depth(connection: &mut SqliteConnection, pipeline: &str) -> Result<Depth, Fault> {
-    let (ready, later, waiting, running, oldest): (i64, i64, i64, i64, i64) =
-        sqlx::query_as(DEPTH).bind(pipeline).fetch_one(connection).await?;
+pub(super) async fn depth(db: &mut Db<'_>, pipeline: &str) -> Result<Depth, Fault> {
+    let (ready, later, waiting, running, oldest): (i64, i64, i64, i64, i64) = db.one(&DEPTH, args![pipeline]).await?;
     Ok(Depth {
         ready: ready.unsigned_abs(),
         later: (later + waiting).unsigned_abs(),
@@ -72,14 +75,16 @@ pub(super) async fn depth(connection: &mut SqliteConnection, pipeline: &str) -> 
     })
 }
 
-/// ?1 pipeline.
-pub(super) const NEXT_DUE: &str = "
-SELECT CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER),
-       (SELECT not_before FROM tasks INDEXED BY tasks_later WHERE state = 'QUEUED' AND due = 0 AND pipeline = ?1 ORDER BY not_before LIMIT 1),
-       (SELECT lease_until FROM tasks INDEXED BY tasks_running WHERE state = 'PROCESSING' AND pipeline = ?1 ORDER BY lease_until LIMIT 1)";
+/// $1 pipeline.
+static NEXT_DUE: Statement = Statement::new(
+    "
+SELECT {now},
+       (SELECT not_before FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND pipeline = $1 ORDER BY not_before LIMIT 1),
+       (SELECT lease_until FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND pipeline = $1 ORDER BY lease_until LIMIT 1)",
+);
 
-pub(super) async fn next_due(connection: &mut SqliteConnection, pipeline: &str) -> Result<Option<u64>, Fault> {
-    let (now, later, lapses): (i64, Option<i64>, Option<i64>) = sqlx::query_as(NEXT_DUE).bind(pipeline).fetch_one(connection).await?;
+pub(super) async fn next_due(db: &mut Db<'_>, pipeline: &str) -> Result<Option<u64>, Fault> {
+    let (now, later, lapses): (i64, Option<i64>, Option<i64>) = db.one(&NEXT_DUE, args![pipeline]).await?;
     // A lease lapses once its last millisecond has passed.
     let first = later.into_iter().chain(lapses.map(|at| at + 1)).min();
     Ok(first.map(|at| (at - now).max(0).unsigned_abs()))
@@ -107,23 +112,20 @@ pub(super) struct Jobs<'a> {
 }
 
 /// Jobs, newest first, with their tasks counted by state.
-pub(super) async fn jobs(connection: &mut SqliteConnection, which: Jobs<'_>) -> Result<Vec<JobView>, Fault> {
-    let mut query: QueryBuilder<Sqlite> =
-        QueryBuilder::new("SELECT id, tenant, job_id, pipeline, state, prefix, created_at, ended_at FROM jobs WHERE true");
+pub(super) async fn jobs(db: &mut Db<'_>, which: Jobs<'_>) -> Result<Vec<JobView>, Fault> {
+    let mut query = Query::new("SELECT id, tenant, job_id, pipeline, state, prefix, created_at, ended_at FROM jobs WHERE true");
     for (column, value) in [("tenant", which.tenant), ("job_id", which.job_id), ("state", which.state.map(JobState::as_str))] {
         if let Some(value) = value {
-            query.push(format!(" AND {column} = ")).push_bind(value.to_owned());
+            query.push(" AND ").push(column).push(" = ").bind(value);
         }
     }
-    query.push(" ORDER BY id DESC LIMIT ").push_bind(page(which.limit));
-    let rows: Vec<JobRow> = query.build_query_as().fetch_all(&mut *connection).await?;
+    query.push(" ORDER BY id DESC LIMIT ").bind(page(which.limit));
+    let rows: Vec<JobRow> = db.select(query).await?;
     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-    let counts: Vec<(i64, String, i64)> = sqlx::query_as(
-        "SELECT t.job, t.state, count(*) FROM json_each(?1) w CROSS JOIN tasks t INDEXED BY tasks_job ON t.job = w.value GROUP BY 1, 2",
-    )
-    .bind(array(&ids)?)
-    .fetch_all(connection)
-    .await?;
+    let counts = sql!(
+        "SELECT t.job, t.state, count(*) FROM {ints $1} w {join} tasks t {index tasks_job} ON t.job = w.value GROUP BY t.job, t.state"
+    );
+    let counts: Vec<(i64, String, i64)> = db.rows(counts, args![array(&ids)?]).await?;
     let mut tasks: HashMap<i64, BTreeMap<TaskState, u64>> = HashMap::new();
     for (job, state, count) in counts {
         tasks.entry(job).or_default().insert(parsed(&state)?, count.unsigned_abs());
@@ -157,11 +159,11 @@ struct TaskRow {
     key: String,
     state: String,
     epoch: i64,
-    attempts: u32,
-    handbacks: u32,
-    crashes: u32,
-    max_attempts: u32,
-    priority: u8,
+    attempts: i64,
+    handbacks: i64,
+    crashes: i64,
+    max_attempts: i64,
+    priority: i64,
     cancel_requested: bool,
     parent: Option<String>,
     child_count: i64,
@@ -204,11 +206,11 @@ impl TaskRow {
             key: self.key,
             state,
             epoch: self.epoch.unsigned_abs(),
-            attempts: self.attempts,
-            handbacks: self.handbacks,
-            crashes: self.crashes,
-            max_attempts: self.max_attempts,
-            priority: self.priority,
+            attempts: count(self.attempts),
+            handbacks: count(self.handbacks),
+            crashes: count(self.crashes),
+            max_attempts: count(self.max_attempts),
+            priority: priority(self.priority),
             cancel_requested: self.cancel_requested,
             parent: self.parent,
             children: self.child_count.unsigned_abs(),
@@ -232,34 +234,36 @@ impl TaskRow {
 }
 
 /// Tasks, newest jobs first, within a job in the order of creation.
-pub(super) async fn tasks(connection: &mut SqliteConnection, filter: &TaskFilter) -> Result<Vec<TaskView>, Fault> {
-    let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(TASK_COLUMNS);
+pub(super) async fn tasks(db: &mut Db<'_>, filter: &TaskFilter) -> Result<Vec<TaskView>, Fault> {
+    let mut query = Query::new(TASK_COLUMNS);
     // Ids first, from the index alone where no other column is asked for; then the rows of one page.
     query.push("WHERE t.id IN (SELECT f.id FROM tasks f WHERE true");
     if let Some(tenant) = &filter.tenant {
-        query.push(" AND f.tenant = ").push_bind(tenant.as_str());
+        query.push(" AND f.tenant = ").bind(tenant.as_str());
     }
     if let Some(job_id) = &filter.job_id {
-        query.push(" AND f.job IN (SELECT id FROM jobs WHERE job_id = ").push_bind(job_id.as_str()).push(")");
+        query.push(" AND f.job IN (SELECT id FROM jobs WHERE job_id = ").bind(job_id.as_str()).push(")");
     }
     if let Some(step) = &filter.step {
-        query.push(" AND f.step = ").push_bind(step.as_str());
+        query.push(" AND f.step = ").bind(step.as_str());
     }
     if let Some(state) = filter.state {
-        query.push(" AND f.state = ").push_bind(state.as_str());
+        query.push(" AND f.state = ").bind(state.as_str());
     }
-    query.push(" ORDER BY f.job DESC, f.id LIMIT ").push_bind(page(filter.limit)).push(") ORDER BY t.job DESC, t.id");
-    let rows: Vec<TaskRow> = query.build_query_as().fetch_all(connection).await?;
+    query.push(" ORDER BY f.job DESC, f.id LIMIT ").bind(page(filter.limit)).push(") ORDER BY t.job DESC, t.id");
+    let rows: Vec<TaskRow> = db.select(query).await?;
     rows.into_iter().map(|row| row.into_view(Vec::new())).collect()
 }
 
 /// One task with its claims, by its id or an unambiguous beginning of it.
-pub(super) async fn task(connection: &mut SqliteConnection, tenant: &str, id: &str) -> Result<TaskView, Fault> {
+pub(super) async fn task(db: &mut Db<'_>, tenant: &str, id: &str) -> Result<TaskView, Fault> {
     let beginning = id.len() >= MIN_PREFIX;
     // Ids are ASCII, so DEL sorts after everything that may follow. An exact match comes first.
-    let sql = format!("{TASK_COLUMNS} WHERE t.tenant = ?1 AND t.task_id >= ?2 AND t.task_id <= ?3 ORDER BY t.task_id LIMIT 2");
     let last = if beginning { format!("{id}\u{7f}") } else { id.to_owned() };
-    let mut rows: Vec<TaskRow> = sqlx::query_as(AssertSqlSafe(sql)).bind(tenant).bind(id).bind(last).fetch_all(&mut *connection).await?;
+    let mut query = Query::new(TASK_COLUMNS);
+    query.push("WHERE t.tenant = ").bind(tenant).push(" AND t.task_id >= ").bind(id).push(" AND t.task_id <= ").bind(last);
+    query.push(" ORDER BY t.task_id LIMIT 2");
+    let mut rows: Vec<TaskRow> = db.select(query).await?;
     if rows.len() > 1 && rows.first().is_some_and(|row| row.task_id != id) {
         return Err(StoreError::Conflict(format!("several tasks of tenant {tenant} begin with '{id}'; give more of the id")).into());
     }
@@ -267,18 +271,15 @@ pub(super) async fn task(connection: &mut SqliteConnection, tenant: &str, id: &s
         return Err(StoreError::NotFound(format!("task {id} of tenant {tenant}")).into());
     }
     let row = rows.swap_remove(0);
-    let claims = claims(connection, row.id).await?;
+    let claims = claims(db, row.id).await?;
     row.into_view(claims)
 }
 
 type ClaimRow = (i64, String, String, i64, Option<i64>, Option<String>, Option<String>);
 
-async fn claims(connection: &mut SqliteConnection, task: i64) -> Result<Vec<ClaimView>, Fault> {
-    let rows: Vec<ClaimRow> =
-        sqlx::query_as("SELECT epoch, owner, worker, claimed_at, ended_at, ended, error FROM claims WHERE task = ?1 ORDER BY epoch")
-            .bind(task)
-            .fetch_all(connection)
-            .await?;
+async fn claims(db: &mut Db<'_>, task: i64) -> Result<Vec<ClaimView>, Fault> {
+    let find = sql!("SELECT epoch, owner, worker, claimed_at, ended_at, ended, error FROM claims WHERE task = $1 ORDER BY epoch");
+    let rows: Vec<ClaimRow> = db.rows(find, args![task]).await?;
     rows.into_iter()
         .map(|(epoch, owner, worker, claimed_at, ended_at, ended, error)| {
             let error: Option<TaskError> = error.as_deref().map(serde_json::from_str).transpose()?;
@@ -288,14 +289,12 @@ async fn claims(connection: &mut SqliteConnection, task: i64) -> Result<Vec<Clai
 }
 
 /// What the guest logged, attempt by attempt.
-pub(super) async fn logs(connection: &mut SqliteConnection, key: &TaskKey) -> Result<Vec<(u64, String)>, Fault> {
-    let task: Option<i64> = sqlx::query_scalar("SELECT id FROM tasks WHERE tenant = ?1 AND task_id = ?2")
-        .bind(&key.tenant)
-        .bind(&key.task_id)
-        .fetch_optional(&mut *connection)
-        .await?;
-    let task = task.ok_or_else(|| StoreError::NotFound(format!("task {} of tenant {}", key.task_id, key.tenant)))?;
-    let rows: Vec<(i64, String)> =
-        sqlx::query_as("SELECT epoch, text FROM logs WHERE task = ?1 ORDER BY epoch").bind(task).fetch_all(connection).await?;
+pub(super) async fn logs(db: &mut Db<'_>, key: &TaskKey) -> Result<Vec<(u64, String)>, Fault> {
+    let find = sql!("SELECT id FROM tasks WHERE tenant = $1 AND task_id = $2");
+    let Some((task,)) = db.row::<(i64,)>(find, args![&key.tenant, &key.task_id]).await? else {
+        return Err(StoreError::NotFound(format!("task {} of tenant {}", key.task_id, key.tenant)).into());
+    };
+    let logs = sql!("SELECT epoch, text FROM logs WHERE task = $1 ORDER BY epoch");
+    let rows: Vec<(i64, String)> = db.rows(logs, args![task]).await?;
     Ok(rows.into_iter().map(|(epoch, text)| (epoch.unsigned_abs(), text)).collect())
 }

@@ -1,7 +1,7 @@
 //! Opening the file: pragmas, the folder, and migrations that several processes may start at once.
 
-use super::fault::Fault;
 use crate::task_store::StoreError;
+use crate::task_store::sql::fault::Fault;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool};
@@ -70,7 +70,7 @@ pub(super) async fn writer(path: &Path, durability: Durability) -> Result<Sqlite
                 let text = format!("{}: locked by another process for {OPEN_PATIENCE:?}", path.display());
                 return Err(StoreError::Unavailable(text));
             }
-            Err(Fault::Store(error)) => return Err(at(path, error)),
+            Err(fault) => return Err(at(path, fault.into())),
         }
     }
 }

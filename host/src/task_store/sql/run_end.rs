@@ -1,9 +1,11 @@
 //! How a run ends that reached no commit, and the claim rows that every end of a run closes.
 
+use super::database::{args, array};
+use super::dialect::{Statement, sql};
 use super::end::Changes;
 use super::fault::Fault;
 use super::lapse::write_letters;
-use super::transaction::{Tx, array};
+use super::transaction::Tx;
 use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
 use crate::task::lease::Lease;
@@ -82,23 +84,22 @@ struct Settled {
 }
 
 /// Whatever a task says that was asked to stop: it ends CANCELLED.
-pub(super) const SETTLE: &str = "
+pub(super) static SETTLE: Statement = Statement::new(
+    "
 UPDATE tasks SET
     state = CASE WHEN cancel_at IS NOT NULL THEN 'CANCELLED' ELSE c.state END,
     attempts = tasks.attempts + c.attempts,
     handbacks = tasks.handbacks + c.handbacks,
-    due = (c.wait <= 0),
-    not_before = ?2 + c.wait,
+    due = CASE WHEN c.wait <= 0 THEN 1 ELSE 0 END,
+    not_before = $2 + c.wait,
     error = coalesce(c.error, tasks.error),
-    ended_at = CASE WHEN cancel_at IS NOT NULL OR c.state <> 'QUEUED' THEN ?2 END,
-    leftover = CASE WHEN cancel_at IS NOT NULL OR c.state = 'CANCELLED' THEN ?2 END
-FROM (SELECT value->>'tenant' AS tenant, value->>'task_id' AS task_id, value->>'epoch' AS epoch, value->>'owner' AS owner,
-             value->>'state' AS state, value->>'wait' AS wait, value->>'attempts' AS attempts,
-             value->>'handbacks' AS handbacks, value->>'error' AS error
-      FROM json_each(?1)) c
+    ended_at = CASE WHEN cancel_at IS NOT NULL OR c.state <> 'QUEUED' THEN $2 END,
+    leftover = CASE WHEN cancel_at IS NOT NULL OR c.state = 'CANCELLED' THEN $2 END
+FROM {objects $1 tenant:text task_id:text epoch:int owner:text state:text wait:int attempts:int handbacks:int error:text} c
 WHERE tasks.tenant = c.tenant AND tasks.task_id = c.task_id AND tasks.epoch = c.epoch AND tasks.owner = c.owner
   AND tasks.state = 'PROCESSING'
-RETURNING id, job, grp, tenant, task_id, epoch, owner, state";
+RETURNING id, job, grp, tasks.tenant, tasks.task_id, tasks.epoch, tasks.owner, tasks.state",
+);
 
 /// Settles all. Two settlements of one lease in a batch: the second is a repeat or finds it lost.
 pub(super) async fn settle(tx: &mut Tx<'_>, settles: &[Settle<'_>], changes: &mut Changes) -> Result<Vec<Applied>, Fault> {
@@ -111,8 +112,7 @@ pub(super) async fn settle(tx: &mut Tx<'_>, settles: &[Settle<'_>], changes: &mu
             columns.push(Columns::new(settle)?);
         }
     }
-    let now = tx.now;
-    let rows: Vec<Settled> = sqlx::query_as(SETTLE).bind(array(&columns)?).bind(now).fetch_all(tx.on()).await?;
+    let rows: Vec<Settled> = tx.rows(&SETTLE, args![array(&columns)?, tx.now]).await?;
     let mut applied = HashSet::new();
     let mut closed = Vec::new();
     let mut dead = Vec::new();
@@ -130,8 +130,8 @@ pub(super) async fn settle(tx: &mut Tx<'_>, settles: &[Settle<'_>], changes: &mu
             "QUEUED" => tx.enqueued = true,
             _ => changes.live(row.job, row.grp, -1),
         }
-        if row.state == "DEAD" {
-            dead.push(row.id);
+        if let ("DEAD", Some(error)) = (row.state.as_str(), error) {
+            dead.push((row.id, error.code.as_str()));
         }
     }
     close_claims(tx, &closed).await?;
@@ -159,22 +159,18 @@ pub(super) async fn close_claims(tx: &mut Tx<'_>, closed: &[Closed<'_>]) -> Resu
         .iter()
         .map(|c| Ok((c.task, c.epoch, c.ended, c.error.map(serde_json::to_string).transpose()?)))
         .collect::<Result<_, serde_json::Error>>()?;
-    let now = tx.now;
-    sqlx::query(
-        "UPDATE claims SET ended_at = ?2, ended = c.ended, error = c.error \
-         FROM (SELECT value->>0 AS task, value->>1 AS epoch, value->>2 AS ended, value->>3 AS error FROM json_each(?1)) c \
-         WHERE claims.task = c.task AND claims.epoch = c.epoch",
-    )
-    .bind(array(&rows)?)
-    .bind(now)
-    .execute(tx.on())
-    .await?;
+    let close = sql!(
+        "UPDATE claims SET ended_at = $2, ended = c.ended, error = c.error \
+         FROM {rows $1 task:int epoch:int ended:text error:text} c WHERE claims.task = c.task AND claims.epoch = c.epoch"
+    );
+    tx.execute(close, args![array(&rows)?, tx.now]).await?;
     let logs: Vec<(i64, i64, &str)> = closed.iter().filter(|c| !c.log.is_empty()).map(|c| (c.task, c.epoch, c.log)).collect();
     if !logs.is_empty() {
-        sqlx::query("INSERT OR IGNORE INTO logs (task, epoch, text) SELECT value->>0, value->>1, value->>2 FROM json_each(?1)")
-            .bind(array(&logs)?)
-            .execute(tx.on())
-            .await?;
+        let keep = sql!(
+            "INSERT INTO logs (task, epoch, text) SELECT task, epoch, text FROM {rows $1 task:int epoch:int text:text} c WHERE true \
+             ON CONFLICT (task, epoch) DO NOTHING"
+        );
+        tx.execute(keep, args![array(&logs)?]).await?;
     }
     Ok(())
 }
@@ -197,16 +193,12 @@ pub(super) async fn answer(tx: &mut Tx<'_>, leases: &[(&Lease, &str)], applied: 
     if open.is_empty() {
         return Ok(answers);
     }
-    let repeats: HashSet<i64> = sqlx::query_scalar(
-        "SELECT w.value->>0 FROM json_each(?1) w CROSS JOIN tasks t ON t.tenant = w.value->>1 AND t.task_id = w.value->>2 \
-         CROSS JOIN claims c ON c.task = t.id AND c.epoch = w.value->>3 \
-         WHERE c.owner = w.value->>4 AND (c.ended = w.value->>5 OR (c.ended = 'cancelled' AND w.value->>5 <> 'committed'))",
-    )
-    .bind(array(&open)?)
-    .fetch_all(tx.on())
-    .await?
-    .into_iter()
-    .collect();
+    let repeats = sql!(
+        "SELECT w.n FROM {rows $1 n:int tenant:text task_id:text epoch:int owner:text ended:text} w \
+         {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} claims c ON c.task = t.id AND c.epoch = w.epoch \
+         WHERE c.owner = w.owner AND (c.ended = w.ended OR (c.ended = 'cancelled' AND w.ended <> 'committed'))"
+    );
+    let repeats: HashSet<i64> = tx.rows::<(i64,)>(repeats, args![array(&open)?]).await?.into_iter().map(|(n,)| n).collect();
     for (index, ..) in open {
         if let Some(answer) = answers.get_mut(index).filter(|_| !repeats.contains(&(index as i64))) {
             *answer = Applied::Lost;

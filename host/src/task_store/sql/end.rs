@@ -3,9 +3,11 @@
 //!
 //! One update per group, and one per job, for a whole transaction.
 
+use super::database::{args, array};
+use super::dialect::sql;
 use super::fault::Fault;
 use super::insert::{self, NewRow};
-use super::transaction::{Tx, array};
+use super::transaction::Tx;
 use crate::task::children::{Children, NewTask};
 use crate::task::hooks::TaskError;
 use serde::Serialize;
@@ -89,7 +91,9 @@ async fn insert_children(tx: &mut Tx<'_>, parents: &[Parent], changes: &mut Chan
     let mut rows = Vec::new();
     let mut groups: Vec<(i64, i64, i64)> = Vec::new();
     let mut counts: Vec<(i64, usize)> = Vec::new();
-    let mut numbers = tx.numbers().await?;
+    // A number for every child, for every `then`, and for the group it waits for.
+    let most = parents.iter().map(|p| p.children.tasks.len() + 2 * usize::from(p.children.then.is_some())).sum();
+    let mut numbers = tx.numbers(most).await?;
     for parent in parents {
         let mut accept = |ordinal: usize, task| accept(&mut taken, &mut refused, Accepted { parent, task, ordinal });
         let tasks: Vec<_> = parent.children.tasks.iter().enumerate().filter_map(|(i, t)| accept(i, t)).collect();
@@ -101,23 +105,19 @@ async fn insert_children(tx: &mut Tx<'_>, parents: &[Parent], changes: &mut Chan
         counts.push((parent.id, count));
         // Without its `then` (absorbed or refused) a fan-out has nothing to wait for: its tasks stay in the parent's group.
         let inner = then.is_some() && !tasks.is_empty();
-        if inner {
-            numbers.groups += 1;
-        }
-        let group = if inner { numbers.groups } else { parent.group };
+        let group = if inner { numbers.take()? } else { parent.group };
         let is_input = inner || parent.is_input;
         for child in &tasks {
-            numbers.tasks += 1;
-            rows.push(row(child, numbers.tasks, group, is_input));
+            rows.push(row(child, numbers.take()?, group, is_input));
         }
         add(changes, parent.job, group, tasks.len(), is_input);
         if let Some(then) = then {
-            numbers.tasks += 1;
-            let row = row(&then, numbers.tasks, parent.group, parent.is_input);
+            let row = row(&then, numbers.take()?, parent.group, parent.is_input);
+            let then_task = row.id;
             rows.push(NewRow { waiting: inner, waits: inner.then_some(group), ..row });
             add(changes, parent.job, parent.group, 1, parent.is_input);
             if inner {
-                groups.push((group, parent.job, numbers.tasks));
+                groups.push((group, parent.job, then_task));
             }
         }
         if parent.is_input {
@@ -166,13 +166,11 @@ async fn taken(tx: &mut Tx<'_>, parents: &[Parent]) -> Result<Taken, Fault> {
         .iter()
         .flat_map(|p| p.children.tasks.iter().chain(&p.children.then).map(|t| (p.tenant.as_str(), t.task_id.as_str())))
         .collect();
-    let found: Vec<(String, String, String)> = sqlx::query_as(
-        "SELECT t.tenant, t.task_id, t.payload_hash FROM json_each(?1) w \
-         CROSS JOIN tasks t ON t.tenant = w.value->>0 AND t.task_id = w.value->>1",
-    )
-    .bind(array(&ids)?)
-    .fetch_all(tx.on())
-    .await?;
+    let find = sql!(
+        "SELECT t.tenant, t.task_id, t.payload_hash FROM {rows $1 tenant:text task_id:text} w \
+         {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id"
+    );
+    let found: Vec<(String, String, String)> = tx.rows(find, args![array(&ids)?]).await?;
     Ok(found.into_iter().map(|(tenant, id, hash)| ((tenant, id), hash)).collect())
 }
 
@@ -215,54 +213,39 @@ async fn refuse(tx: &mut Tx<'_>, refused: &[Refused<'_>]) -> Result<(), Fault> {
     if refused.is_empty() {
         return Ok(());
     }
-    let now = tx.now;
-    sqlx::query(
+    let write = sql!(
         "INSERT INTO dead_letters (tenant, task_id, job_id, step, code, error, attempts, message, died_at) \
-         SELECT value->>'tenant', value->>'task_id', value->>'job_id', value->>'step', 'conflict', value->>'error', 0, \
-                value->>'message', ?2 FROM json_each(?1)",
-    )
-    .bind(array(refused)?)
-    .bind(now)
-    .execute(tx.on())
-    .await?;
-    Ok(())
+         SELECT tenant, task_id, job_id, step, 'conflict', error, 0, message, $2 \
+         FROM {objects $1 tenant:text task_id:text job_id:text step:text error:text message:text} c"
+    );
+    tx.execute(write, args![array(refused)?, tx.now]).await
 }
 
 async fn insert_groups(tx: &mut Tx<'_>, groups: &[(i64, i64, i64)]) -> Result<(), Fault> {
-    if !groups.is_empty() {
-        sqlx::query("INSERT INTO groups (id, job, then_task) SELECT value->>0, value->>1, value->>2 FROM json_each(?1)")
-            .bind(array(groups)?)
-            .execute(tx.on())
-            .await?;
+    if groups.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let insert = sql!("INSERT INTO groups (id, job, then_task) SELECT id, job, then_task FROM {rows $1 id:int job:int then_task:int} c");
+    tx.execute(insert, args![array(groups)?]).await
 }
 
 /// A task with children is no leaf of its group any more.
 async fn mark_parents(tx: &mut Tx<'_>, counts: &[(i64, usize)]) -> Result<(), Fault> {
-    if !counts.is_empty() {
-        sqlx::query(
-            "UPDATE tasks SET child_count = c.children, is_input = 0 \
-             FROM (SELECT value->>0 AS id, value->>1 AS children FROM json_each(?1)) c WHERE tasks.id = c.id",
-        )
-        .bind(array(counts)?)
-        .execute(tx.on())
-        .await?;
+    if counts.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mark = sql!("UPDATE tasks SET child_count = c.children, is_input = 0 FROM {rows $1 id:int children:int} c WHERE tasks.id = c.id");
+    tx.execute(mark, args![array(counts)?]).await
 }
 
 /// Applies the counts and returns every `then` whose group has no live task now.
 async fn count_groups(tx: &mut Tx<'_>, groups: &BTreeMap<i64, Delta>) -> Result<Vec<i64>, Fault> {
     let rows: Vec<(i64, i64, i64)> = groups.iter().map(|(group, d)| (*group, d.live, d.leaves)).collect();
-    let counted: Vec<(i64, Option<i64>)> = sqlx::query_as(
+    let count = sql!(
         "UPDATE groups SET live = groups.live + c.live, leaves = groups.leaves + c.leaves \
-         FROM (SELECT value->>0 AS id, value->>1 AS live, value->>2 AS leaves FROM json_each(?1)) c WHERE groups.id = c.id \
-         RETURNING live, then_task",
-    )
-    .bind(array(&rows)?)
-    .fetch_all(tx.on())
-    .await?;
+         FROM {rows $1 id:int live:int leaves:int} c WHERE groups.id = c.id RETURNING groups.live, groups.then_task"
+    );
+    let counted: Vec<(i64, Option<i64>)> = tx.rows(count, args![array(&rows)?]).await?;
     Ok(counted.into_iter().filter(|(live, _)| *live == 0).filter_map(|(_, then)| then).collect())
 }
 
@@ -272,17 +255,14 @@ async fn wake(tx: &mut Tx<'_>, thens: &[i64]) -> Result<BTreeMap<i64, Delta>, Fa
     if thens.is_empty() {
         return Ok(cancelled.groups);
     }
-    let now = tx.now;
-    let rows: Vec<(i64, i64, String)> = sqlx::query_as(
-        "UPDATE tasks SET state = CASE WHEN j.stopping THEN 'CANCELLED' ELSE 'QUEUED' END, due = (tasks.not_before <= ?2), \
-                          not_before = max(tasks.not_before, ?2), ended_at = CASE WHEN j.stopping THEN ?2 END \
-         FROM jobs j WHERE tasks.id IN (SELECT value FROM json_each(?1)) AND tasks.state = 'WAITING' AND j.id = tasks.job \
-         RETURNING job, grp, state",
-    )
-    .bind(array(thens)?)
-    .bind(now)
-    .fetch_all(tx.on())
-    .await?;
+    let wake = sql!(
+        "UPDATE tasks SET state = CASE WHEN j.stopping = 1 THEN 'CANCELLED' ELSE 'QUEUED' END, \
+                          due = CASE WHEN tasks.not_before <= $2 THEN 1 ELSE 0 END, not_before = {max}(tasks.not_before, $2), \
+                          ended_at = CASE WHEN j.stopping = 1 THEN $2 END \
+         FROM jobs j WHERE tasks.id IN {ints $1} AND tasks.state = 'WAITING' AND j.id = tasks.job \
+         RETURNING tasks.job, tasks.grp, tasks.state"
+    );
+    let rows: Vec<(i64, i64, String)> = tx.rows(wake, args![array(thens)?, tx.now]).await?;
     for (job, group, state) in rows {
         match state.as_str() {
             "CANCELLED" => cancelled.live(job, group, -1),
@@ -298,24 +278,19 @@ async fn count_jobs(tx: &mut Tx<'_>, jobs: &BTreeMap<i64, i64>) -> Result<(), Fa
     if rows.is_empty() {
         return Ok(());
     }
-    let now = tx.now;
-    let counted: Vec<(i64, i64)> = sqlx::query_as(
+    let count = sql!(
         "UPDATE jobs SET live = jobs.live + c.live, \
-                ended_at = CASE WHEN jobs.live + c.live > 0 THEN NULL ELSE ?2 END, \
+                ended_at = CASE WHEN jobs.live + c.live > 0 THEN NULL ELSE $2 END, \
                 state = CASE WHEN jobs.live + c.live > 0 THEN 'PROCESSING' \
                     WHEN EXISTS (SELECT 1 FROM tasks t WHERE t.job = jobs.id AND t.state = 'DEAD') \
                       OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.tenant = jobs.tenant AND d.job_id = jobs.job_id) THEN 'FAILED' \
                     WHEN cancel_at IS NOT NULL THEN 'CANCELLED' ELSE 'DONE' END \
-         FROM (SELECT value->>0 AS id, value->>1 AS live FROM json_each(?1)) c WHERE jobs.id = c.id \
-         RETURNING id, live",
-    )
-    .bind(array(&rows)?)
-    .bind(now)
-    .fetch_all(tx.on())
-    .await?;
+         FROM {rows $1 id:int live:int} c WHERE jobs.id = c.id RETURNING jobs.id, jobs.live"
+    );
+    let counted: Vec<(i64, i64)> = tx.rows(count, args![array(&rows)?, tx.now]).await?;
     let closed: Vec<i64> = counted.into_iter().filter(|(_, live)| *live == 0).map(|(job, _)| job).collect();
     if !closed.is_empty() {
-        sqlx::query("DELETE FROM turns WHERE job IN (SELECT value FROM json_each(?1))").bind(array(&closed)?).execute(tx.on()).await?;
+        tx.execute(sql!("DELETE FROM turns WHERE job IN {ints $1}"), args![array(&closed)?]).await?;
     }
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! New rows of `tasks`, and the tags by which the jobs of a step take turns.
 
+use super::database::{args, array};
+use super::dialect::{Statement, sql};
 use super::fault::Fault;
-use super::transaction::{Tx, array};
+use super::transaction::Tx;
 use crate::task::children::NewTask;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -38,29 +40,32 @@ struct Columns<'a> {
     key: &'a str,
     payload_hash: &'a str,
     state: &'static str,
-    due: bool,
+    /// Flags are 0 and 1.
+    due: u8,
     not_before: i64,
     priority: u8,
     fair: i64,
     max_attempts: u32,
     parent: Option<i64>,
     path: &'a str,
-    is_input: bool,
+    is_input: u8,
     waits: Option<i64>,
     output_prefix: &'a str,
     message: String,
 }
 
-const INSERT: &str = "
+static INSERT: Statement = Statement::new(
+    "
 INSERT INTO tasks (id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
                    max_attempts, parent, path, is_input, waits, output_prefix, created_at)
-SELECT value->>'id', value->>'job', value->>'grp', value->>'tenant', value->>'task_id', value->>'pipeline', value->>'step',
-       value->>'key', value->>'payload_hash', value->>'state', value->>'due', value->>'not_before', value->>'priority',
-       value->>'fair', value->>'max_attempts', value->>'parent', value->>'path', value->>'is_input', value->>'waits',
-       value->>'output_prefix', ?2
-FROM json_each(?1)";
+SELECT id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
+       max_attempts, parent, path, is_input, waits, output_prefix, $2
+FROM {objects $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step:text key:text payload_hash:text state:text due:int
+      not_before:int priority:int fair:int max_attempts:int parent:int path:text is_input:int waits:int output_prefix:text} c",
+);
 
-const INSERT_MESSAGES: &str = "INSERT INTO messages (task, message) SELECT value->>'id', value->>'message' FROM json_each(?1)";
+static INSERT_MESSAGES: Statement =
+    Statement::new("INSERT INTO messages (task, message) SELECT id, message FROM {objects $1 id:int message:text} c");
 
 /// Inserts rows in the order given, their messages apart.
 pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fault> {
@@ -84,9 +89,8 @@ pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fau
 
 async fn flush(tx: &mut Tx<'_>, mut chunk: String) -> Result<String, Fault> {
     chunk.push(']');
-    let now = tx.now;
-    sqlx::query(INSERT).bind(&chunk).bind(now).execute(tx.on()).await?;
-    sqlx::query(INSERT_MESSAGES).bind(&chunk).execute(tx.on()).await?;
+    tx.execute(&INSERT, args![&chunk, tx.now]).await?;
+    tx.execute(&INSERT_MESSAGES, args![chunk]).await?;
     Ok("[".to_owned())
 }
 
@@ -105,14 +109,14 @@ fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Columns<'a> {
         key: &task.key,
         payload_hash: &task.payload_hash,
         state: if row.waiting { "WAITING" } else { "QUEUED" },
-        due: !row.waiting && not_before <= now,
+        due: u8::from(!row.waiting && not_before <= now),
         not_before,
         priority: task.priority.min(9),
         fair: row.fair,
         max_attempts: task.max_attempts,
         parent: row.parent,
         path: &row.path,
-        is_input: row.is_input,
+        is_input: u8::from(row.is_input),
         waits: row.waits,
         output_prefix: &task.output_prefix,
         message: task.message.to_json(),
@@ -120,7 +124,7 @@ fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Columns<'a> {
 }
 
 /// Where a job stands in line: one step, one priority.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
     job: i64,
     pipeline: String,
@@ -140,16 +144,15 @@ pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
     let mut wanted: Vec<Turn> = rows.iter().map(turn_of).collect();
     wanted.sort();
     wanted.dedup();
-    let bases: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT w.key, max(coalesce((SELECT clock FROM lanes WHERE pipeline = w.value->>'pipeline' AND step = w.value->>'step' \
-                                     AND priority = w.value->>'priority'), 0), \
-                           coalesce((SELECT next FROM turns WHERE job = w.value->>'job' AND step = w.value->>'step' \
-                                     AND priority = w.value->>'priority'), 0)) \
-         FROM json_each(?1) w",
-    )
-    .bind(array(&wanted)?)
-    .fetch_all(tx.on())
-    .await?;
+    let numbered: Vec<(usize, i64, &str, &str, u8)> =
+        wanted.iter().enumerate().map(|(n, t)| (n, t.job, t.pipeline.as_str(), t.step.as_str(), t.priority)).collect();
+    let bases = sql!(
+        "SELECT w.n, {max}(coalesce((SELECT l.clock FROM lanes l \
+                                     WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0), \
+                           coalesce((SELECT t.next FROM turns t WHERE t.job = w.job AND t.step = w.step AND t.priority = w.priority), 0)) \
+         FROM {rows $1 n:int job:int pipeline:text step:text priority:int} w ORDER BY w.n"
+    );
+    let bases: Vec<(i64, i64)> = tx.rows(bases, args![array(&numbered)?]).await?;
     let mut next: BTreeMap<Turn, i64> = wanted.into_iter().zip(bases.into_iter().map(|(_, base)| base)).collect();
     for row in rows.iter_mut() {
         if let Some(tag) = next.get_mut(&turn_of(row)) {
@@ -158,14 +161,12 @@ pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
         }
     }
     let kept: Vec<(i64, String, u8, i64)> = next.into_iter().map(|(turn, tag)| (turn.job, turn.step, turn.priority, tag)).collect();
-    sqlx::query(
-        "INSERT INTO turns (job, step, priority, next) SELECT value->>0, value->>1, value->>2, value->>3 FROM json_each(?1) WHERE true \
-         ON CONFLICT DO UPDATE SET next = excluded.next",
-    )
-    .bind(array(&kept)?)
-    .execute(tx.on())
-    .await?;
-    Ok(())
+    let keep = sql!(
+        "INSERT INTO turns (job, step, priority, next) \
+         SELECT job, step, priority, next FROM {rows $1 job:int step:text priority:int next:int} c WHERE true \
+         ON CONFLICT (job, step, priority) DO UPDATE SET next = excluded.next"
+    );
+    tx.execute(keep, args![array(&kept)?]).await
 }
 
 /// The virtual time of lanes, for tasks that begin a job: one task is not worth a turn of its own.
@@ -174,13 +175,13 @@ pub(super) async fn assign_first(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
     let mut lanes: Vec<(String, String, u8)> = rows.iter().map(lane_of).collect();
     lanes.sort();
     lanes.dedup();
-    let clocks: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT w.key, coalesce((SELECT clock FROM lanes WHERE pipeline = w.value->>0 AND step = w.value->>1 \
-                                 AND priority = w.value->>2), 0) FROM json_each(?1) w",
-    )
-    .bind(array(&lanes)?)
-    .fetch_all(tx.on())
-    .await?;
+    let numbered: Vec<(usize, &str, &str, u8)> =
+        lanes.iter().enumerate().map(|(n, (pipeline, step, priority))| (n, pipeline.as_str(), step.as_str(), *priority)).collect();
+    let clocks = sql!(
+        "SELECT w.n, coalesce((SELECT l.clock FROM lanes l WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0) \
+         FROM {rows $1 n:int pipeline:text step:text priority:int} w ORDER BY w.n"
+    );
+    let clocks: Vec<(i64, i64)> = tx.rows(clocks, args![array(&numbered)?]).await?;
     let clocks: BTreeMap<_, _> = lanes.into_iter().zip(clocks.into_iter().map(|(_, clock)| clock)).collect();
     for row in rows.iter_mut() {
         row.fair = clocks.get(&lane_of(row)).copied().unwrap_or_default();

@@ -1,10 +1,11 @@
 //! What the writer is asked to do, and how one transaction does a whole batch of it.
 
-use super::commit;
+use super::database::Db;
 use super::end::{Changes, finish};
 use super::fault::Fault;
+use super::lapse::{self, Lapsed};
 use super::transaction::Tx;
-use super::{beat, cancel, claim, dead, run_end, submit, sweep};
+use super::{beat, cancel, claim, commit, dead, lock, run_end, submit, sweep};
 use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
 use crate::task::lease::Lease;
@@ -12,7 +13,6 @@ use crate::task::state::TaskState;
 use crate::task_store::{
     Applied, Beat, ClaimRequest, Claimed, Commit, DeadLetter, DeadLetterFilter, Heartbeat, NewJob, Settlement, StoreError, Submitted, Swept,
 };
-use sqlx::SqliteConnection;
 use std::time::Duration;
 
 /// One call of the port that writes.
@@ -63,11 +63,16 @@ impl Request {
         }
     }
 
+    /// Whether it gets a transaction of its own, because it touches rows that it does not name.
+    pub fn is_apart(&self) -> bool {
+        matches!(self, Self::Redrive(_) | Self::CancelJob(..))
+    }
+
     /// The answer, where reading alone shows that there is nothing to do: it spares the write lock, which other processes want too.
-    pub async fn idle_answer(&self, connection: &mut SqliteConnection) -> Result<Option<Answer>, Fault> {
+    pub async fn idle_answer(&self, db: &mut Db<'_>) -> Result<Option<Answer>, Fault> {
         Ok(match self {
-            Self::Claim(request) if !claim::anything(connection, request).await? => Some(Answer::Claimed(Vec::new())),
-            Self::Sweep(lease, _) if !sweep::anything(connection, *lease).await? => Some(Answer::Swept(Swept::default())),
+            Self::Claim(request) if !claim::anything(db, request).await? => Some(Answer::Claimed(Vec::new())),
+            Self::Sweep(lease, _) if !sweep::anything(db, *lease).await? => Some(Answer::Swept(Swept::default())),
             _ => None,
         })
     }
@@ -97,6 +102,9 @@ impl<T> Kind<T> {
 /// Applies a batch in one transaction: one statement per table and kind, claims last, so that they find what the others left.
 pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Outcome>, Fault> {
     let mut outcomes: Vec<Outcome> = batch.iter().map(|_| Ok(Answer::Nothing)).collect();
+    let takes_back = batch.iter().any(|r| matches!(r, Request::Claim(_) | Request::Sweep(..)));
+    let lapsed = if takes_back { lapse::find(tx).await? } else { Vec::new() };
+    lock::named(tx, batch, &lapsed).await?;
     let beats = Kind::of(batch, |r| if let Request::Heartbeat(beats, lease) = r { Some((beats.as_slice(), *lease)) } else { None });
     if !beats.members.is_empty() {
         let answers = beat::renew(tx, &beats.members).await?;
@@ -104,7 +112,7 @@ pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Out
     }
     ends_of_runs(tx, batch, &mut outcomes).await?;
     for (request, outcome) in batch.iter().zip(&mut outcomes) {
-        if let Some(rare) = rarely(tx, request).await? {
+        if let Some(rare) = rarely(tx, request, &lapsed).await? {
             *outcome = rare;
         }
     }
@@ -117,7 +125,7 @@ pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Out
     }
     let claims = Kind::of(batch, |r| if let Request::Claim(request) = r { Some(request) } else { None });
     if !claims.members.is_empty() {
-        let answers = claim::claim(tx, &claims.members).await?;
+        let answers = claim::claim(tx, &claims.members, &lapsed).await?;
         claims.answer(&mut outcomes, answers, Answer::Claimed);
     }
     Ok(outcomes)
@@ -144,7 +152,7 @@ async fn ends_of_runs(tx: &mut Tx<'_>, batch: &[&Request], outcomes: &mut [Outco
 }
 
 /// What people and sweepers ask for now and then: one after the other.
-async fn rarely(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, Fault> {
+async fn rarely(tx: &mut Tx<'_>, request: &Request, lapsed: &[Lapsed]) -> Result<Option<Outcome>, Fault> {
     Ok(Some(match request {
         Request::BuryCommitted(key, error) => {
             let mut changes = Changes::default();
@@ -152,7 +160,7 @@ async fn rarely(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, F
             finish(tx, changes).await?;
             Ok(Answer::Nothing)
         }
-        Request::Sweep(lease, limit) => Ok(Answer::Swept(sweep::sweep(tx, *lease, *limit).await?)),
+        Request::Sweep(lease, limit) => Ok(Answer::Swept(sweep::sweep(tx, *lease, *limit, lapsed).await?)),
         Request::Swept(keys) => {
             sweep::swept(tx, keys).await?;
             Ok(Answer::Nothing)

@@ -1,5 +1,6 @@
 //! The suite of the port on real files, and what is particular to SQLite: opening, plans, waking across processes.
 
+use super::super::dialect::Dialect;
 use super::{Durability, SqliteTaskStore};
 use crate::task_store::conformance::{self, suite};
 use crate::task_store::{ClaimRequest, StoreError, TaskStore};
@@ -153,21 +154,23 @@ async fn no_statement_of_the_hot_path_scans() {
     let (_store, folder) = fresh().await;
     let mut raw = raw(&file(&folder)).await;
     let statements = [
-        super::claim::ANYTHING,
-        super::claim::PROMOTE,
-        super::claim::HEAD,
-        super::claim::LEASE,
-        super::lapse::LAPSE,
-        super::commit::COMMIT,
-        super::run_end::SETTLE,
-        super::beat::RENEW,
-        super::sweep::ANYTHING,
-        super::sweep::UNFINISHED,
-        super::sweep::LEFTOVERS,
-        super::views::INPUTS,
-        super::submit::OCCUPIED,
+        &super::super::claim::ANYTHING,
+        &super::super::claim::PROMOTE,
+        &super::super::claim::HEAD,
+        &super::super::claim::LEASE,
+        &super::super::lapse::FIND,
+        &super::super::lapse::LAPSE,
+        &super::super::commit::COMMIT,
+        &super::super::run_end::SETTLE,
+        &super::super::beat::RENEW,
+        &super::super::sweep::ANYTHING,
+        &super::super::sweep::UNFINISHED,
+        &super::super::sweep::LEFTOVERS,
+        &super::super::views::INPUTS,
+        &super::super::submit::OCCUPIED,
     ];
-    for sql in statements {
+    for statement in statements {
+        let sql = statement.text(Dialect::Sqlite);
         let plan = raw.fetch_all(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).await.unwrap();
         for row in plan {
             let step: String = row.get("detail");

@@ -1,15 +1,16 @@
-//! The one connection that writes, owned by a task: what is pending becomes one transaction (group commit).
+//! A connection that writes, owned by a task: what is pending becomes one transaction (group commit).
 //!
-//! A batch that fails is tried again member by member, so that one bad member harms nobody. Heartbeats come first.
+//! A batch that fails is tried again member by member, so that one bad member harms nobody. Heartbeats come first, or, where several
+//! can write at once, over a connection of their own.
 
+use super::changed::Changed;
 use super::fault::Fault;
+use super::link::{Link, within};
 use super::request::{self, Answer, Outcome, Request};
-use super::transaction::Tx;
-use super::watch::{Changed, Watch};
+use super::sqlite::watch::LOOK_EVERY;
 use crate::failpoint::{Point, reach};
 use crate::task::lease::Lease;
 use crate::task_store::{Claimed, Settlement, StoreError};
-use sqlx::{Connection as _, SqliteConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -23,13 +24,16 @@ const MAX_MEMBERS: usize = 256;
 /// Rows after which a batch takes no further member.
 const MAX_ROWS: usize = 4096;
 
-/// How long the write lock of other processes is waited for.
+/// How long other transactions are waited for, before the requests of a batch are told so.
 const BUSY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Longest time between two tries for the write lock, microseconds. Drawn at random: no two processes keep step.
+/// Longest time between two tries, microseconds. Drawn at random: no two processes keep step.
 const BUSY_STEP: u64 = 2000;
 
-/// Under steady load the lock is left alone for [`GAP`] after this long, or another process would never meet it free.
+/// Tries of a batch that meets ids which others take at the same time: the second one sees them.
+const CLASHES: u32 = 3;
+
+/// Under steady load SQLite's lock is left alone for [`GAP`] after this long, or another process would never meet it free.
 const HELD_IN_A_ROW: Duration = Duration::from_millis(50);
 
 /// See [`HELD_IN_A_ROW`]; longer than [`BUSY_STEP`].
@@ -90,24 +94,34 @@ impl Handle {
 }
 
 struct Writer {
-    connection: SqliteConnection,
+    link: Link,
     requests: mpsc::Receiver<Member>,
-    beats: mpsc::Receiver<Member>,
+    /// None where another writer serves them.
+    beats: Option<mpsc::Receiver<Member>>,
     returned: mpsc::UnboundedReceiver<Vec<Lease>>,
     returns: mpsc::UnboundedSender<Vec<Lease>>,
     changed: Arc<Changed>,
-    watch: Watch,
     held: Duration,
 }
 
-/// Starts the writer on the current runtime.
-pub(super) fn start(connection: SqliteConnection, changed: Arc<Changed>, watch: Watch) -> Handle {
-    let (requests, requests_in) = mpsc::channel(PENDING);
+/// Starts one writer for everything, on the current runtime.
+pub(super) fn start_one(link: Link, changed: &Arc<Changed>) -> Handle {
     let (beats, beats_in) = mpsc::channel(PENDING);
-    let (returns, returned) = mpsc::unbounded_channel();
-    let writer = Writer { connection, requests: requests_in, beats: beats_in, returned, returns, changed, watch, held: Duration::ZERO };
-    tokio::spawn(writer.run());
+    let requests = start(link, Some(beats_in), changed);
     Handle { requests, beats }
+}
+
+/// Starts a writer, and one for heartbeats alone.
+pub(super) fn start_two(link: Link, for_beats: Link, changed: &Arc<Changed>) -> Handle {
+    Handle { requests: start(link, None, changed), beats: start(for_beats, None, changed) }
+}
+
+fn start(link: Link, beats: Option<mpsc::Receiver<Member>>, changed: &Arc<Changed>) -> mpsc::Sender<Member> {
+    let (requests, requests_in) = mpsc::channel(PENDING);
+    let (returns, returned) = mpsc::unbounded_channel();
+    let changed = Arc::clone(changed);
+    tokio::spawn(Writer { link, requests: requests_in, beats, returned, returns, changed, held: Duration::ZERO }.run());
+    requests
 }
 
 enum Event {
@@ -120,20 +134,23 @@ enum Event {
 
 impl Writer {
     async fn run(mut self) {
+        let looks = self.link.sqlite().is_some();
         loop {
             let event = tokio::select! {
                 biased;
-                beat = self.beats.recv() => beat.map_or(Event::Closed, Event::Beat),
+                beat = next(&mut self.beats) => beat.map_or(Event::Closed, Event::Beat),
                 Some(leases) = self.returned.recv() => Event::Returned(leases),
                 request = self.requests.recv() => request.map_or(Event::Closed, Event::Request),
-                () = self.changed.time_to_look() => Event::Look,
+                () = self.changed.waited_for(LOOK_EVERY), if looks => Event::Look,
             };
             match event {
                 Event::Beat(beat) => self.serve_beats(Some(beat)).await,
                 Event::Request(first) => self.serve_requests(first).await,
                 Event::Returned(leases) => self.give_back(leases).await,
                 Event::Look => {
-                    if self.watch.look(&mut self.connection).await {
+                    if let Some(link) = self.link.sqlite()
+                        && link.look().await
+                    {
                         self.changed.tell();
                     }
                 }
@@ -144,12 +161,14 @@ impl Writer {
         while let Ok(member) = self.requests.try_recv() {
             self.serve_requests(member).await;
         }
-        self.connection.close().await.ok();
+        self.link.close().await;
     }
 
     async fn serve_beats(&mut self, first: Option<Member>) {
         let mut batch: Vec<Member> = first.into_iter().collect();
-        fill(&mut batch, &mut self.beats);
+        if let Some(beats) = &mut self.beats {
+            fill(&mut batch, beats);
+        }
         for member in self.together(batch).await {
             self.together(vec![member]).await;
         }
@@ -158,12 +177,16 @@ impl Writer {
     async fn serve_requests(&mut self, first: Member) {
         let mut batch = vec![first];
         fill(&mut batch, &mut self.requests);
+        let (apart, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|m| m.request.is_apart());
+        for member in apart {
+            self.together(vec![member]).await;
+        }
         let batch = self.answer_idle(batch).await;
         for member in self.together(batch).await {
             self.serve_beats(None).await;
             self.together(vec![member]).await;
         }
-        if self.held > HELD_IN_A_ROW {
+        if self.held > HELD_IN_A_ROW && self.link.sqlite().is_some() {
             self.held = Duration::ZERO;
             tokio::time::sleep(GAP).await;
         }
@@ -176,10 +199,16 @@ impl Writer {
         }
         let mut busy = Vec::new();
         for member in batch {
-            match member.request.idle_answer(&mut self.connection).await {
+            let patience = self.link.patience();
+            let look = async { member.request.idle_answer(&mut self.link.db().await?).await };
+            match within(patience, look).await {
                 Ok(Some(answer)) => self.reply(member, Ok(answer)),
+                Ok(None) => busy.push(member),
                 // Whatever is wrong shows in the transaction too, and is answered there.
-                Ok(None) | Err(_) => busy.push(member),
+                Err(fault) => {
+                    self.drop_what_is_gone(&fault);
+                    busy.push(member);
+                }
             }
         }
         busy
@@ -209,15 +238,12 @@ impl Writer {
                 }
                 Vec::new()
             }
-            Err(Fault::Store(error)) if batch.len() == 1 => {
-                batch.into_iter().for_each(|member| self.reply(member, Err(StoreError::clone(&error))));
+            Err(Fault::Store(_) | Fault::Clash(_)) if batch.len() > 1 => batch,
+            Err(fault) => {
+                let error = StoreError::from(fault);
+                batch.into_iter().for_each(|member| self.reply(member, Err(error.clone())));
                 Vec::new()
             }
-            Err(Fault::Busy) => {
-                batch.into_iter().for_each(|member| self.reply(member, Err(Fault::Busy.into())));
-                Vec::new()
-            }
-            Err(Fault::Store(_)) => batch,
         }
     }
 
@@ -229,22 +255,33 @@ impl Writer {
 
     async fn transact(&mut self, batch: &[Member]) -> Result<Vec<Outcome>, Fault> {
         let requests: Vec<&Request> = batch.iter().map(|m| &m.request).collect();
-        let started = Instant::now();
+        let (started, patience, mut clashes) = (Instant::now(), self.link.patience(), 0);
         loop {
-            match self.attempt(&requests).await {
-                Err(Fault::Busy) if started.elapsed() < BUSY_PATIENCE => {
-                    self.held = Duration::ZERO;
-                    tokio::time::sleep(Duration::from_micros(fastrand::u64(0..BUSY_STEP))).await;
-                }
-                other => return other,
+            let fault = match within(patience, self.attempt(&requests)).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(fault) => fault,
+            };
+            self.drop_what_is_gone(&fault);
+            clashes += u32::from(matches!(fault, Fault::Clash(_)));
+            let again = matches!(fault, Fault::Busy | Fault::Clash(_)) && clashes < CLASHES && started.elapsed() < BUSY_PATIENCE;
+            if !again {
+                return Err(fault);
             }
+            self.held = Duration::ZERO;
+            tokio::time::sleep(Duration::from_micros(fastrand::u64(0..BUSY_STEP))).await;
+        }
+    }
+
+    fn drop_what_is_gone(&mut self, fault: &Fault) {
+        if matches!(fault, Fault::Gone(_)) {
+            self.link.drop_connection();
         }
     }
 
     async fn attempt(&mut self, requests: &[&Request]) -> Result<Vec<Outcome>, Fault> {
-        let mut tx = Tx::begin(&mut self.connection).await?;
+        let mut tx = self.link.begin().await?;
         let began = Instant::now();
-        let (elsewhere, result) = (tx.data_version, request::apply(&mut tx, requests).await);
+        let (elsewhere, result) = (tx.elsewhere, request::apply(&mut tx, requests).await);
         let enqueued = tx.enqueued;
         let result = match result {
             Ok(outcomes) => {
@@ -259,10 +296,17 @@ impl Writer {
             }
         };
         self.held += began.elapsed();
-        if self.watch.saw(elsewhere) || (enqueued && result.is_ok()) {
+        if elsewhere || (enqueued && result.is_ok()) {
             self.changed.tell();
         }
         result
+    }
+}
+
+async fn next(way: &mut Option<mpsc::Receiver<Member>>) -> Option<Member> {
+    match way {
+        Some(way) => way.recv().await,
+        None => std::future::pending().await,
     }
 }
 
