@@ -29,17 +29,35 @@ pub(in crate::task_store::sql) async fn tell(tx: &mut Tx<'_>) -> Result<(), Faul
     tx.execute(sql!("SELECT pg_notify($1, $2)"), args![CHANNEL, name]).await
 }
 
-/// Passes on what others tell, for ever; `own` is the name under which this process tells.
-pub(super) async fn listen(options: PgConnectOptions, own: Arc<str>, changed: Arc<Changed>) {
+/// A connection that listens, and how to get another one.
+pub(super) struct Ear {
+    pool: PgPool,
+    listener: Option<PgListener>,
+}
+
+/// Listens from now on; where that fails, [`Ear::hear`] goes on trying.
+pub(super) async fn open(options: PgConnectOptions) -> Ear {
     let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(ANSWER).connect_lazy_with(options);
-    loop {
-        // While nobody listens, waiters look by themselves; what was told meanwhile is looked for once more after that.
-        if let Ok(mut listener) = within(Some(ANSWER), subscribe(&pool)).await {
+    let listener = within(Some(ANSWER), subscribe(&pool)).await.ok();
+    Ear { pool, listener }
+}
+
+impl Ear {
+    /// Passes on what others tell, for ever; `own` is the name under which this process tells.
+    pub async fn hear(mut self, own: Arc<str>, changed: Arc<Changed>) {
+        loop {
+            if let Some(listener) = self.listener.take() {
+                hear(listener, &own, &changed).await;
+                tracing::warn!("the connection that listens for new tasks was lost; looking every {BLIND:?} until there is another");
+            }
+            // Nobody tells anything for now: waiters look by themselves, and once more when somebody listens again.
             changed.tell();
-            hear(&mut listener, &own, &changed).await;
+            tokio::time::sleep(BLIND).await;
+            self.listener = within(Some(ANSWER), subscribe(&self.pool)).await.ok();
+            if self.listener.is_some() {
+                changed.tell();
+            }
         }
-        changed.tell();
-        tokio::time::sleep(BLIND).await;
     }
 }
 
@@ -50,14 +68,14 @@ async fn subscribe(pool: &PgPool) -> Result<PgListener, Fault> {
 }
 
 /// Returns once the connection is of no use any more.
-async fn hear(listener: &mut PgListener, own: &str, changed: &Changed) {
+async fn hear(mut listener: PgListener, own: &str, changed: &Changed) {
     loop {
         match tokio::time::timeout(QUIET, listener.try_recv()).await {
             Ok(Ok(Some(told))) if told.payload() == own => {}
             Ok(Ok(Some(_))) => changed.tell(),
             Ok(Ok(None) | Err(_)) => return,
             Err(_) => {
-                let ping = async { Ok(sqlx::query("SELECT 1").execute(&mut *listener).await?) };
+                let ping = async { Ok(sqlx::query("SELECT 1").execute(&mut listener).await?) };
                 if within(Some(ANSWER), ping).await.is_err() {
                     return;
                 }

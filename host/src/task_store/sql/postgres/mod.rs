@@ -50,7 +50,8 @@ impl PostgresTaskStore {
         let link = || link::Link::Postgres(Link { options: options.clone(), connection: None, name: Arc::clone(&name) });
         let writer = writer::start_two(link(), link(), &changed);
         let readers = Readers::Postgres(open::readers(&options));
-        let listener = tokio::spawn(listen::listen(options.clone(), Arc::clone(&name), Arc::clone(&changed)));
+        let ear = listen::open(options).await;
+        let listener = tokio::spawn(ear.hear(name, Arc::clone(&changed)));
         let listener = Some(Arc::new(AbortOnDropHandle::new(listener)));
         Ok(Self { writer, readers, changed, _listener: listener, kind: PhantomData })
     }
