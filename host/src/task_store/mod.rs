@@ -10,13 +10,13 @@
 mod conformance;
 mod entry;
 mod run;
-mod sqlite;
+mod sql;
 mod upkeep;
 mod views;
 
 pub use entry::{Admission, Feed, NewJob, Refused, Submitted};
 pub use run::{Applied, Beat, ClaimRequest, Claimed, Commit, Heartbeat, Settlement};
-pub use sqlite::{Durability, SqliteTaskStore};
+pub use sql::{Durability, PostgresTaskStore, SqlTaskStore, SqliteTaskStore};
 pub use upkeep::{IdleQueue, Leftover, Outgoing, Pruned, SweepRequest, Swept, Unfinished};
 pub use views::{ClaimView, DeadLetter, DeadLetterFilter, Depth, JobView, TaskFilter, TaskView};
 
