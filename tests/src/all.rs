@@ -3,10 +3,12 @@
 mod bad_input;
 mod binary;
 mod checklist;
+mod crash;
+mod drain;
 mod floors;
 mod guest_host;
-mod kill;
 mod looking;
 mod ocr;
+mod operating;
 mod servers;
 mod spin;

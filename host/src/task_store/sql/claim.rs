@@ -27,15 +27,15 @@ pub(super) static ANYTHING: Statement = Statement::new(
     "
 SELECT EXISTS (SELECT 1 FROM {texts $2} s {join} tasks t {index tasks_ready}
                ON t.pipeline = $1 AND t.step = s.value AND t.state = 'QUEUED' AND t.due = 1)
-    OR EXISTS (SELECT 1 FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND pipeline = $1 AND not_before <= {now})
+    OR EXISTS (SELECT 1 FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = $1 AND not_before <= {now})
     OR EXISTS (SELECT 1 FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND lease_until < {now})",
 );
 
 /// Waiting for their time no longer: $1 pipeline, $2 now, $3 how many.
 pub(super) static PROMOTE: Statement = Statement::new(
     "
-WITH c AS MATERIALIZED (SELECT id FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND pipeline = $1 AND not_before <= $2
-                        ORDER BY not_before LIMIT $3 {skip locked})
+WITH c AS MATERIALIZED (SELECT id FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = $1 AND not_before <= $2
+                        ORDER BY not_before LIMIT $3 {skip locked tasks})
 UPDATE tasks SET due = 1 WHERE id IN (SELECT id FROM c)",
 );
 
@@ -43,7 +43,7 @@ UPDATE tasks SET due = 1 WHERE id IN (SELECT id FROM c)",
 pub(super) static HEAD: Statement = Statement::new(
     "
 SELECT id, crashes, priority, fair FROM tasks {index tasks_ready}
-WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 ORDER BY priority DESC, fair, id LIMIT $3 {skip locked}",
+WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}",
 );
 
 /// The same among the tasks of one job: $4 tenant, $5 job id.
@@ -51,7 +51,7 @@ static HEAD_OF_JOB: Statement = Statement::new(
     "
 SELECT id, crashes, priority, fair FROM tasks {index tasks_job}
 WHERE job = (SELECT id FROM jobs WHERE tenant = $4 AND job_id = $5) AND state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2
-ORDER BY priority DESC, fair, id LIMIT $3 {skip locked}",
+ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}",
 );
 
 /// Leases what was picked: $1 picks, $2 now.
@@ -59,7 +59,7 @@ pub(super) static LEASE: Statement = Statement::new(
     "
 UPDATE tasks SET state = 'PROCESSING', due = 0, epoch = epoch + 1, owner = c.owner, lease_until = $2 + c.lease, claimed_at = $2, progress = NULL
 FROM {rows $1 id:int owner:text lease:int} c
-WHERE tasks.id = c.id
+WHERE tasks.id = c.id AND tasks.state = 'QUEUED'
 RETURNING tasks.id, job, tenant, task_id, epoch, tasks.owner, payload_hash, step, key, priority, attempts, handbacks, crashes, max_attempts,
           output_prefix, parent IS NULL AS is_root, not_before, cancel_at IS NOT NULL AS cancelled,
           (SELECT prefix FROM jobs WHERE jobs.id = tasks.job) AS job_prefix,
@@ -112,11 +112,11 @@ struct Leased {
 
 /// A task in line.
 #[derive(Debug, Clone, sqlx::FromRow)]
-struct Ready {
-    id: i64,
-    crashes: i64,
-    priority: i64,
-    fair: i64,
+pub(super) struct Ready {
+    pub id: i64,
+    pub crashes: i64,
+    pub priority: i64,
+    pub fair: i64,
 }
 
 impl Ready {
@@ -136,11 +136,14 @@ type Line<'a> = (&'a str, &'a str, Option<&'a JobKey>);
 type Lines<'a> = HashMap<Line<'a>, VecDeque<Ready>>;
 
 /// A task picked for one of the requests of a batch.
-struct Pick {
-    request: usize,
-    owner: String,
-    step: String,
-    task: Ready,
+pub(super) struct Pick<'a> {
+    /// Which of them.
+    pub request: usize,
+    pub task: Ready,
+    pub pipeline: &'a str,
+    pub step: &'a str,
+    pub worker: &'a str,
+    pub lease: Duration,
 }
 
 /// Whether a claim would find anything; false spares a transaction.
@@ -160,33 +163,51 @@ pub(super) async fn claim(tx: &mut Tx<'_>, requests: &[&ClaimRequest], lapsed: &
     let mut picks = Vec::new();
     for (index, request) in requests.iter().enumerate() {
         let picked = pick(request, &mut lines);
-        picks.extend(picked.into_iter().map(|(step, task)| Pick { request: index, owner: uuid::Uuid::new_v4().to_string(), step, task }));
+        picks.extend(picked.into_iter().map(|(step, task)| Pick {
+            request: index,
+            task,
+            pipeline: &request.pipeline,
+            step,
+            worker: &request.worker,
+            lease: request.lease,
+        }));
     }
     // Others skipped these, because they were locked here.
     tx.enqueued |= tx.has_rivals() && lines.values().any(|line| !line.is_empty());
     let mut claimed: Vec<Vec<Claimed>> = requests.iter().map(|_| Vec::new()).collect();
-    if picks.is_empty() {
-        return Ok(claimed);
-    }
-    let mut leased = lease(tx, requests, &picks).await?;
-    let mut unreadable = Vec::new();
-    for pick in &picks {
-        let Some(row) = leased.remove(&pick.task.id) else { continue };
-        match (claimed_of(row, tx.now), claimed.get_mut(pick.request)) {
-            (Ok(task), Some(answer)) => answer.push(task),
-            (Err((job, error)), _) => unreadable.push((pick.task.id, job, error)),
-            (Ok(_), None) => {}
+    for (request, task) in take(tx, &picks).await? {
+        if let (Some(answer), Ok(task)) = (claimed.get_mut(request), task) {
+            answer.push(task);
         }
     }
+    Ok(claimed)
+}
+
+/// Leases what was picked, in order. A row that cannot be read is given up, and its answer says why.
+pub(super) async fn take(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<Vec<(usize, Result<Claimed, TaskError>)>, Fault> {
+    if picks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut leased = lease(tx, picks).await?;
+    let mut taken = Vec::with_capacity(picks.len());
+    let (mut unreadable, mut jobs) = (Vec::new(), Vec::new());
+    for pick in picks {
+        let Some(row) = leased.remove(&pick.task.id) else { continue };
+        let job = row.job;
+        let task = claimed_of(row, tx.now);
+        if let Err(error) = &task {
+            unreadable.push((pick.task.id, error.clone()));
+            jobs.push(job);
+        }
+        taken.push((pick.request, task));
+    }
     if !unreadable.is_empty() {
-        let jobs: Vec<i64> = unreadable.iter().map(|(_, job, _)| *job).collect();
         lock::jobs(tx, &jobs).await?;
-        let unreadable: Vec<_> = unreadable.into_iter().map(|(task, _, error)| (task, error)).collect();
         let mut changes = Changes::default();
         lapse::bury(tx, &unreadable, &mut changes).await?;
         finish(tx, changes).await?;
     }
-    Ok(claimed)
+    Ok(taken)
 }
 
 /// The head of every line that some request asks for, in the order they ask, and no more of them than all requests together take.
@@ -228,7 +249,7 @@ async fn lines<'a>(tx: &mut Tx<'_>, requests: &[&'a ClaimRequest]) -> Result<Lin
 }
 
 /// What one request gets: a task that runs alone where one is at the head of a line, else tasks that do not.
-fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(String, Ready)> {
+fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(&'a str, Ready)> {
     let line_of = |step: &'a str| (request.pipeline.as_str(), step, request.job.as_ref());
     let limit = request.limit.min(CLAIMED_AT_ONCE) as usize;
     let with_room = || request.steps.iter().filter(|(_, room)| *room > 0);
@@ -236,7 +257,7 @@ fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(String, Re
         if let Some(line) = lines.get_mut(&line_of(step))
             && line.front().is_some_and(Ready::is_alone)
         {
-            return line.pop_front().map(|task| (step.clone(), task)).into_iter().collect();
+            return line.pop_front().map(|task| (step.as_str(), task)).into_iter().collect();
         }
     }
     let mut picked = Vec::new();
@@ -250,7 +271,7 @@ fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(String, Re
             if task.is_alone() {
                 passed.push_back(task);
             } else {
-                picked.push((step.clone(), task));
+                picked.push((step.as_str(), task));
                 left -= 1;
             }
         }
@@ -261,15 +282,14 @@ fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(String, Re
     picked
 }
 
-async fn lease(tx: &mut Tx<'_>, requests: &[&ClaimRequest], picks: &[Pick]) -> Result<HashMap<i64, Leased>, Fault> {
+async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<HashMap<i64, Leased>, Fault> {
     let mut rows = Vec::with_capacity(picks.len());
     let mut clocks: BTreeMap<(&str, &str, i64), i64> = BTreeMap::new();
     let mut workers: HashMap<i64, &str> = HashMap::new();
     for pick in picks {
-        let Some(request) = requests.get(pick.request) else { continue };
-        rows.push((pick.task.id, &pick.owner, millis(request.lease)));
-        workers.insert(pick.task.id, &request.worker);
-        let clock = clocks.entry((&request.pipeline, &pick.step, pick.task.priority)).or_default();
+        rows.push((pick.task.id, uuid::Uuid::new_v4().to_string(), millis(pick.lease)));
+        workers.insert(pick.task.id, pick.worker);
+        let clock = clocks.entry((pick.pipeline, pick.step, pick.task.priority)).or_default();
         *clock = (*clock).max(pick.task.fair);
     }
     let leased: Vec<Leased> = tx.rows(&LEASE, args![array(&rows)?, tx.now]).await?;
@@ -286,9 +306,9 @@ async fn lease(tx: &mut Tx<'_>, requests: &[&ClaimRequest], picks: &[Pick]) -> R
 }
 
 /// The row as the worker gets it. A message that does not parse was written by something else: it can never run.
-fn claimed_of(row: Leased, now: i64) -> Result<Claimed, (i64, TaskError)> {
-    let message: Message = serde_json::from_str(&row.message)
-        .map_err(|e| (row.job, TaskError::new("unreadable", format!("stored message does not parse: {e}"))))?;
+fn claimed_of(row: Leased, now: i64) -> Result<Claimed, TaskError> {
+    let message: Message =
+        serde_json::from_str(&row.message).map_err(|e| TaskError::new("unreadable", format!("stored message does not parse: {e}")))?;
     Ok(Claimed {
         lease: lease_of(&row.tenant, &row.task_id, row.epoch, &row.owner),
         message,

@@ -4,7 +4,8 @@ use super::database::{args, array};
 use super::dialect::{Statement, sql};
 use super::fault::Fault;
 use super::transaction::Tx;
-use crate::task::children::NewTask;
+use crate::task::children::{Delivery, NewTask};
+use crate::task::state::TaskState;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -20,7 +21,8 @@ pub(super) struct NewRow<'a> {
     pub tenant: &'a str,
     pub pipeline: &'a str,
     pub task: &'a NewTask,
-    pub waiting: bool,
+    /// QUEUED, WAITING for a group, or CANCELLED where its job is.
+    pub state: TaskState,
     pub fair: i64,
     pub parent: Option<i64>,
     pub path: String,
@@ -50,6 +52,9 @@ struct Columns<'a> {
     path: &'a str,
     is_input: u8,
     waits: Option<i64>,
+    queue: Option<&'a str>,
+    on_failure: Option<String>,
+    ended_at: Option<i64>,
     output_prefix: &'a str,
     message: String,
 }
@@ -57,11 +62,12 @@ struct Columns<'a> {
 static INSERT: Statement = Statement::new(
     "
 INSERT INTO tasks (id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
-                   max_attempts, parent, path, is_input, waits, output_prefix, created_at)
+                   max_attempts, parent, path, is_input, waits, queue, sent_at, on_failure, ended_at, output_prefix, created_at)
 SELECT id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
-       max_attempts, parent, path, is_input, waits, output_prefix, $2
+       max_attempts, parent, path, is_input, waits, queue, CASE WHEN queue IS NOT NULL THEN $2 END, on_failure, ended_at, output_prefix, $2
 FROM {objects $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step:text key:text payload_hash:text state:text due:int
-      not_before:int priority:int fair:int max_attempts:int parent:int path:text is_input:int waits:int output_prefix:text} c",
+      not_before:int priority:int fair:int max_attempts:int parent:int path:text is_input:int waits:int queue:text on_failure:text
+      ended_at:int output_prefix:text} c",
 );
 
 static INSERT_MESSAGES: Statement =
@@ -71,8 +77,8 @@ static INSERT_MESSAGES: Statement =
 pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fault> {
     let mut chunk = String::from("[");
     for row in rows {
-        let columns = columns(row, tx.now);
-        tx.enqueued |= columns.state == "QUEUED";
+        let columns = columns(row, tx.now)?;
+        tx.enqueued |= row.state == TaskState::Queued && columns.queue.is_none();
         if chunk.len() > 1 {
             chunk.push(',');
         }
@@ -94,11 +100,16 @@ async fn flush(tx: &mut Tx<'_>, mut chunk: String) -> Result<String, Fault> {
     Ok("[".to_owned())
 }
 
-fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Columns<'a> {
+fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
     let task = row.task;
     let delay = i64::try_from(task.delay_ms).unwrap_or(i64::MAX);
     let not_before = now.saturating_add(delay).max(task.message.not_before.unwrap_or(0));
-    Columns {
+    let queue = match &task.delivery {
+        Delivery::Queue(queue) => Some(queue.as_str()),
+        // A foreign task never becomes a row.
+        Delivery::Table | Delivery::Foreign(_) => None,
+    };
+    Ok(Columns {
         id: row.id,
         job: row.job,
         grp: row.group,
@@ -108,8 +119,8 @@ fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Columns<'a> {
         step: &task.step,
         key: &task.key,
         payload_hash: &task.payload_hash,
-        state: if row.waiting { "WAITING" } else { "QUEUED" },
-        due: u8::from(!row.waiting && not_before <= now),
+        state: row.state.as_str(),
+        due: u8::from(row.state == TaskState::Queued && queue.is_none() && not_before <= now),
         not_before,
         priority: task.priority.min(9),
         fair: row.fair,
@@ -118,9 +129,12 @@ fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Columns<'a> {
         path: &row.path,
         is_input: u8::from(row.is_input),
         waits: row.waits,
+        queue,
+        on_failure: task.on_failure.as_ref().map(serde_json::to_string).transpose()?,
+        ended_at: row.state.is_ended().then_some(now),
         output_prefix: &task.output_prefix,
         message: task.message.to_json(),
-    }
+    })
 }
 
 /// Where a job stands in line: one step, one priority.
@@ -135,6 +149,9 @@ struct Turn {
 /// Start tags (start-time fair queueing): a job's next task begins where its last one ended, but never before the lane's virtual
 /// time, which is the highest tag claimed so far. So a job that comes late stands beside the head of one that came with many.
 pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Result<(), Fault> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     let turn_of = |row: &NewRow<'_>| Turn {
         job: row.job,
         pipeline: row.pipeline.to_owned(),
@@ -171,6 +188,9 @@ pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
 
 /// The virtual time of lanes, for tasks that begin a job: one task is not worth a turn of its own.
 pub(super) async fn assign_first(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Result<(), Fault> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     let lane_of = |row: &NewRow<'_>| (row.pipeline.to_owned(), row.task.step.clone(), row.task.priority.min(9));
     let mut lanes: Vec<(String, String, u8)> = rows.iter().map(lane_of).collect();
     lanes.sort();

@@ -1,12 +1,15 @@
 //! Leases that ran out, and the dead letters of whatever is given up.
 
+use super::claim::priority;
 use super::database::{args, array};
 use super::dialect::{Statement, sql};
-use super::end::{Changes, finish};
+use super::end::{Changes, Parent, finish};
 use super::fault::Fault;
 use super::run_end::{Closed, close_claims};
 use super::transaction::Tx;
+use crate::task::children::{self, Children, FailureRoute, GivenUp, NewTask};
 use crate::task::hooks::TaskError;
+use crate::task::message::Message;
 use crate::task::outcome::MAX_CRASHES;
 
 /// Most lapsed leases that one transaction takes back: more of them wait for the next one.
@@ -37,8 +40,9 @@ pub(super) static LAPSE: Statement = Statement::new(
 UPDATE tasks SET
     state = CASE WHEN cancel_at IS NOT NULL THEN 'CANCELLED' WHEN crashes + 1 >= $2 THEN 'DEAD' ELSE 'QUEUED' END,
     crashes = crashes + 1,
-    due = 1,
+    due = CASE WHEN queue IS NULL THEN 1 ELSE 0 END,
     not_before = $1,
+    sent_at = $1,
     error = $3,
     ended_at = CASE WHEN cancel_at IS NOT NULL OR crashes + 1 >= $2 THEN $1 END,
     leftover = CASE WHEN cancel_at IS NOT NULL THEN $1 END
@@ -78,7 +82,7 @@ pub(super) async fn take_back(tx: &mut Tx<'_>, lapsed: &[Lapsed]) -> Result<u64,
             dead.push((row.id, error.code.as_str()));
         }
     }
-    write_letters(tx, &dead).await?;
+    give_up(tx, &dead, &mut changes).await?;
     let buried = dead.len() as u64;
     finish(tx, changes).await?;
     Ok(buried)
@@ -97,14 +101,68 @@ pub(super) async fn bury(tx: &mut Tx<'_>, tasks: &[(i64, TaskError)], changes: &
         changes.live(*job, *group, -1);
     }
     let letters: Vec<(i64, &str)> = tasks.iter().map(|(id, error)| (*id, error.code.as_str())).collect();
-    write_letters(tx, &letters).await
+    give_up(tx, &letters, changes).await
 }
 
-/// The dead letters of rows that are DEAD now, each with the code of its error.
-pub(super) async fn write_letters(tx: &mut Tx<'_>, tasks: &[(i64, &str)]) -> Result<(), Fault> {
+/// What follows for rows that are DEAD now, each with the code of its error: their letters, and the tasks that their steps name for a
+/// failure.
+pub(super) async fn give_up(tx: &mut Tx<'_>, tasks: &[(i64, &str)], changes: &mut Changes) -> Result<(), Fault> {
     if tasks.is_empty() {
         return Ok(());
     }
+    write_letters(tx, tasks).await?;
+    let follow = sql!(
+        "SELECT t.id, t.job, t.grp, t.tenant, t.pipeline, t.path, t.is_input, t.priority, t.on_failure, t.error, m.message, j.prefix \
+         FROM {rows $1 id:int code:text} w {join} tasks t ON t.id = w.id JOIN jobs j ON j.id = t.job JOIN messages m ON m.task = t.id \
+         WHERE t.on_failure IS NOT NULL AND j.stopping = 0"
+    );
+    let rows: Vec<Dead> = tx.rows(follow, args![array(tasks)?]).await?;
+    for row in rows {
+        match row.follows() {
+            Ok(task) => changes.parent(row.parent(task)),
+            // A row that something else wrote: its letter says what there is to say.
+            Err(error) => tracing::warn!(task = row.id, error, "no failure task could be made"),
+        }
+    }
+    Ok(())
+}
+
+/// A task that is DEAD, and has a step for failures.
+#[derive(Debug, sqlx::FromRow)]
+struct Dead {
+    id: i64,
+    job: i64,
+    grp: i64,
+    tenant: String,
+    pipeline: String,
+    path: String,
+    is_input: i64,
+    priority: i64,
+    on_failure: String,
+    error: String,
+    message: String,
+    prefix: String,
+}
+
+impl Dead {
+    fn follows(&self) -> Result<NewTask, String> {
+        let route: FailureRoute = serde_json::from_str(&self.on_failure).map_err(|e| e.to_string())?;
+        let message: Message = serde_json::from_str(&self.message).map_err(|e| e.to_string())?;
+        let error: TaskError = serde_json::from_str(&self.error).map_err(|e| e.to_string())?;
+        let (tenant, job_prefix) = (&self.tenant, &self.prefix);
+        let dead = GivenUp { tenant, message: &message, priority: priority(self.priority), job_prefix, error: &error };
+        children::failure(&dead, &route)
+    }
+
+    fn parent(self, task: NewTask) -> Parent {
+        let children = Children { tasks: vec![task], then: None };
+        let Self { id, job, grp: group, tenant, pipeline, path, is_input, .. } = self;
+        Parent { id, job, group, tenant, pipeline, path, is_input: is_input == 1, children }
+    }
+}
+
+/// The dead letters of rows that are DEAD now, each with the code of its error.
+async fn write_letters(tx: &mut Tx<'_>, tasks: &[(i64, &str)]) -> Result<(), Fault> {
     let write = sql!(
         "INSERT INTO dead_letters (tenant, task, task_id, job_id, step, code, error, attempts, message, died_at) \
          SELECT t.tenant, t.id, t.task_id, j.job_id, t.step, w.code, t.error, t.attempts, m.message, $2 \

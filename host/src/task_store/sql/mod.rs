@@ -4,6 +4,7 @@
 //! statement per table; reads go over a few connections of their own. Times are the database's own clock. Statements are written once
 //! (`dialect.rs`); what is particular to a database is in its folder, and what others may do meanwhile, with Postgres, in `lock.rs`.
 
+mod admit;
 mod beat;
 mod cancel;
 mod changed;
@@ -14,11 +15,14 @@ mod dead;
 mod dialect;
 mod end;
 mod fault;
+mod feed;
 mod insert;
 mod lapse;
 mod link;
 mod lock;
+mod outbox;
 mod postgres;
+mod prune;
 mod request;
 mod run_end;
 mod sqlite;
@@ -110,7 +114,7 @@ impl<Kind: Send + Sync> TaskStore for SqlTaskStore<Kind> {
     }
 
     async fn sweep(&self, request: SweepRequest) -> Result<Swept, StoreError> {
-        ask!(self, Request::Sweep(request.lease, request.limit), Answer::Swept)
+        ask!(self, Request::Sweep(request), Answer::Swept)
     }
 
     async fn swept(&self, keys: Vec<TaskKey>) -> Result<(), StoreError> {
@@ -174,31 +178,34 @@ impl<Kind: Send + Sync> TaskStore for SqlTaskStore<Kind> {
         ask!(self, Request::CancelJob(tenant.to_owned(), job_id.to_owned()), Answer::Count)
     }
 
-    async fn admit(&self, _: Vec<NewJob>, _: Duration, _: String) -> Result<Vec<Admission>, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn admit(&self, arrivals: Vec<NewJob>, lease: Duration, worker: String) -> Result<Vec<Admission>, StoreError> {
+        ask!(self, Request::Admit(arrivals, lease, worker), Answer::Admitted)
     }
 
-    async fn refuse(&self, _: Vec<Refused>) -> Result<(), StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn refuse(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
+        self.writer.ask(Request::Refuse(refused)).await.map(drop)
     }
 
-    async fn outgoing(&self, _: Duration, _: u32) -> Result<Vec<Outgoing>, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn outgoing(&self, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError> {
+        ask!(self, Request::Outgoing(lease, limit), Answer::Outgoing)
     }
 
-    async fn sent(&self, _: Vec<i64>) -> Result<(), StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {
+        self.writer.ask(Request::Sent(ids)).await.map(drop)
     }
 
-    async fn purge(&self, _: DeadLetterFilter, _: bool) -> Result<Vec<DeadLetter>, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn purge(&self, filter: DeadLetterFilter, dry_run: bool) -> Result<Vec<DeadLetter>, StoreError> {
+        if dry_run {
+            return self.read(async { dead::letters(&mut self.reader().await?.db(), &filter, false).await }).await;
+        }
+        ask!(self, Request::Purge(filter), Answer::Letters)
     }
 
-    async fn seal(&self, _: &str, _: &str) -> Result<JobState, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn seal(&self, tenant: &str, job_id: &str) -> Result<JobState, StoreError> {
+        ask!(self, Request::Seal(tenant.to_owned(), job_id.to_owned()), Answer::Job)
     }
 
-    async fn prune(&self, _: Duration, _: u32, _: bool) -> Result<Pruned, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn prune(&self, older_than: Duration, limit: u32, dry_run: bool) -> Result<Pruned, StoreError> {
+        ask!(self, Request::Prune(older_than, limit, dry_run), Answer::Pruned)
     }
 }

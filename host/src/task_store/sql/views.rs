@@ -56,13 +56,15 @@ WITH clock AS (SELECT {now} AS now),
      ready AS (SELECT count(*) AS n, min(not_before) AS oldest FROM tasks {index tasks_ready}
                WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1),
      later AS (SELECT count(*) AS n, coalesce(sum(CASE WHEN not_before <= clock.now THEN 1 ELSE 0 END), 0) AS due, min(not_before) AS first
-               FROM tasks {index tasks_later}, clock WHERE state = 'QUEUED' AND due = 0 AND pipeline = $1)
-SELECT ready.n + later.due, later.n - later.due,
+               FROM tasks {index tasks_later}, clock WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = $1),
+     broker AS (SELECT count(*) AS n, coalesce(sum(CASE WHEN not_before <= clock.now THEN 1 ELSE 0 END), 0) AS due, min(not_before) AS first
+                FROM tasks {index tasks_broker}, clock WHERE state = 'QUEUED' AND queue IS NOT NULL AND pipeline = $1)
+SELECT ready.n + later.due + broker.due, later.n - later.due + broker.n - broker.due,
        (SELECT count(*) FROM tasks {index tasks_waiting} WHERE state = 'WAITING' AND pipeline = $1),
        (SELECT count(*) FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND pipeline = $1)
          + (SELECT count(*) FROM tasks {index tasks_committed} WHERE state = 'COMMITTED' AND pipeline = $1),
-       {max}(clock.now - {min}(coalesce(ready.oldest, clock.now), coalesce(later.first, clock.now)), 0)
-FROM clock, ready, later",
+       {max}(clock.now - {min}(coalesce(ready.oldest, clock.now), coalesce(later.first, clock.now), coalesce(broker.first, clock.now)), 0)
+FROM clock, ready, later, broker",
 );
 
 pub(super) async fn depth(db: &mut Db<'_>, pipeline: &str) -> Result<Depth, Fault> {
@@ -79,7 +81,8 @@ pub(super) async fn depth(db: &mut Db<'_>, pipeline: &str) -> Result<Depth, Faul
 static NEXT_DUE: Statement = Statement::new(
     "
 SELECT {now},
-       (SELECT not_before FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND pipeline = $1 ORDER BY not_before LIMIT 1),
+       (SELECT not_before FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = $1
+        ORDER BY not_before LIMIT 1),
        (SELECT lease_until FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND pipeline = $1 ORDER BY lease_until LIMIT 1)",
 );
 
@@ -100,6 +103,8 @@ struct JobRow {
     prefix: String,
     created_at: i64,
     ended_at: Option<i64>,
+    open: bool,
+    expected: Option<i64>,
 }
 
 /// Which jobs.
@@ -113,7 +118,9 @@ pub(super) struct Jobs<'a> {
 
 /// Jobs, newest first, with their tasks counted by state.
 pub(super) async fn jobs(db: &mut Db<'_>, which: Jobs<'_>) -> Result<Vec<JobView>, Fault> {
-    let mut query = Query::new("SELECT id, tenant, job_id, pipeline, state, prefix, created_at, ended_at FROM jobs WHERE true");
+    let mut query = Query::new(
+        "SELECT id, tenant, job_id, pipeline, state, prefix, created_at, ended_at, feed = 'open' AS open, expected FROM jobs WHERE true",
+    );
     for (column, value) in [("tenant", which.tenant), ("job_id", which.job_id), ("state", which.state.map(JobState::as_str))] {
         if let Some(value) = value {
             query.push(" AND ").push(column).push(" = ").bind(value);
@@ -141,8 +148,8 @@ pub(super) async fn jobs(db: &mut Db<'_>, which: Jobs<'_>) -> Result<Vec<JobView
                 prefix: row.prefix,
                 created_at: row.created_at,
                 ended_at: row.ended_at,
-                open: false,
-                expected: None,
+                open: row.open,
+                expected: row.expected.map(i64::unsigned_abs),
             })
         })
         .collect()
@@ -169,6 +176,7 @@ struct TaskRow {
     child_count: i64,
     outcome: Option<String>,
     error: Option<String>,
+    queue: Option<String>,
     output_prefix: String,
     manifest: Option<String>,
     figures: Option<String>,
@@ -183,7 +191,7 @@ struct TaskRow {
 const TASK_COLUMNS: &str = "
 SELECT t.id, t.tenant, t.task_id, j.job_id, t.pipeline, t.step, t.key, t.state, t.epoch, t.attempts, t.handbacks, t.crashes,
        t.max_attempts, t.priority, t.cancel_at IS NOT NULL AS cancel_requested,
-       (SELECT p.task_id FROM tasks p WHERE p.id = t.parent) AS parent, t.child_count, t.outcome, t.error, t.output_prefix,
+       (SELECT p.task_id FROM tasks p WHERE p.id = t.parent) AS parent, t.child_count, t.outcome, t.error, t.queue, t.output_prefix,
        t.manifest, t.figures, t.progress, m.message, t.created_at, t.not_before, t.claimed_at, t.ended_at
 FROM tasks t JOIN jobs j ON j.id = t.job JOIN messages m ON m.task = t.id ";
 
@@ -216,7 +224,7 @@ impl TaskRow {
             children: self.child_count.unsigned_abs(),
             outcome: self.outcome,
             error: self.error.as_deref().map(serde_json::from_str).transpose()?,
-            queue: None,
+            queue: self.queue,
             output_prefix: self.output_prefix,
             result_uri: result,
             manifest,

@@ -10,7 +10,7 @@ use super::request::{self, Answer, Outcome, Request};
 use super::sqlite::watch::LOOK_EVERY;
 use crate::failpoint::{Point, reach};
 use crate::task::lease::Lease;
-use crate::task_store::{Claimed, Settlement, StoreError};
+use crate::task_store::{Admission, Claimed, Settlement, StoreError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -59,12 +59,16 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Answer::Claimed(claimed) = &mut self.answer {
-            let leases: Vec<Lease> = claimed.drain(..).map(|task: Claimed| task.lease).collect();
-            if !leases.is_empty() {
-                // Without a writer nobody can give them back; they lapse.
-                self.returns.send(leases).ok();
+        let leases: Vec<Lease> = match &mut self.answer {
+            Answer::Claimed(claimed) => claimed.drain(..).map(|task: Claimed| task.lease).collect(),
+            Answer::Admitted(admitted) => {
+                admitted.drain(..).filter_map(|a| if let Admission::Claimed(task) = a { Some(task.lease) } else { None }).collect()
             }
+            _ => return,
+        };
+        if !leases.is_empty() {
+            // Without a writer nobody can give them back; they lapse.
+            self.returns.send(leases).ok();
         }
     }
 }
@@ -194,7 +198,7 @@ impl Writer {
 
     /// Where only claims and sweeps are pending, answers those that would find nothing, without the write lock.
     async fn answer_idle(&mut self, batch: Vec<Member>) -> Vec<Member> {
-        if !batch.iter().all(|m| matches!(m.request, Request::Claim(_) | Request::Sweep(..))) {
+        if !batch.iter().all(|m| matches!(m.request, Request::Claim(_) | Request::Sweep(_) | Request::Outgoing(..))) {
             return batch;
         }
         let mut busy = Vec::new();
