@@ -6,9 +6,10 @@ use crate::guest::{Component, ComponentError, EngineConfig, EngineError, Grants,
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
 use crate::object_store::{FileObjectStore, ObjectStore};
 use crate::task::children::{self, Routes};
-use crate::task::id::{self, JobKey};
+use crate::task::id::JobKey;
 use crate::task::message::{Message, MessageBounds};
 use crate::task::pointer::{self, Violation};
+use crate::task::root::{Origin, Root};
 use crate::task::schema::ParamsSchema;
 use crate::task::uri::Uri;
 use crate::task_store::{Durability, Feed, NewJob, SqliteTaskStore, StoreError, Submitted, TaskStore};
@@ -182,14 +183,12 @@ impl App {
     }
 
     fn job_of(&self, pipeline: &Pipeline, submission: Submission) -> Result<NewJob, Vec<Violation>> {
-        let one = |pointer: &str, message: String| vec![Violation::at(pointer, message)];
-        if submission.delay.is_some_and(|delay| delay > MAX_DELAY) {
-            return Err(one("/not_before", format!("is further away than {} days", MAX_DELAY.as_secs() / 86_400)));
-        }
         let job_id = submission.job_id.unwrap_or_else(|| Uuid::now_v7().to_string());
         let is_fed = submission.feed != Feed::Single;
         let task_id = submission.task_id.unwrap_or_else(|| if is_fed { Uuid::now_v7().to_string() } else { job_id.clone() });
         let tenant = self.config.tenant.clone();
+        let now_ms = unix_ms(SystemTime::now());
+        let due = |delay: Duration| now_ms.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
         let mut message = Message::new(&job_id, task_id, submission.params);
         message.input_uri = submission.input.as_ref().map(|uri| uri.as_str().to_owned());
         message.output_prefix = submission.output.as_ref().filter(|_| !is_fed).map(|uri| uri.as_prefix().as_str().to_owned());
@@ -197,7 +196,7 @@ impl App {
         message.function = submission.function;
         message.priority = submission.priority;
         message.max_attempts = submission.max_attempts;
-        message.not_before = submission.delay.map(|delay| unix_ms(SystemTime::now() + delay));
+        message.not_before = submission.delay.map(due);
         message.metadata = submission.metadata;
         if let Feed::Open { tasks, .. } = &submission.feed {
             message.job_tasks = *tasks;
@@ -207,21 +206,17 @@ impl App {
         let step = submission.step.unwrap_or_else(|| pipeline.entry.clone());
         let Some(spec) = pipeline.step(&step) else {
             let known: Vec<&str> = pipeline.steps.iter().map(|s| s.name.as_str()).collect();
-            return Err(one("/step", format!("no step '{step}' in pipeline '{}' (it has {})", pipeline.name, known.join(", "))));
+            let text = format!("no step '{step}' in pipeline '{}' (it has {})", pipeline.name, known.join(", "));
+            return Err(vec![Violation::at("/step", text)]);
         };
-        let prefix = match submission.output {
-            Some(prefix) => prefix.as_prefix(),
-            None => self.config.bucket.join(&format!("{tenant}/jobs/{job_id}/")).map_err(|e| one("/output_prefix", e))?,
-        };
-        let max_attempts = spec.max_attempts.unwrap_or(self.config.worker.max_attempts);
-        let mut root = children::root(message, &step, max_attempts, &prefix).map_err(|e| one("", e))?;
-        root.delay_ms = submission.delay.map_or(0, |d| d.as_millis() as u64);
-        if is_fed {
-            // One of several: none of them owns the job's prefix.
-            let own = prefix.join(&format!("{step}/{}/", id::short(&root.task_id))).map_err(|e| one("/output_prefix", e))?;
-            root.output_prefix = own.as_str().to_owned();
-        }
-        Ok(NewJob { tenant, job_id, pipeline: pipeline.name.clone(), prefix: prefix.as_str().to_owned(), root, feed: submission.feed })
+        let routes = routes_of(pipeline, spec, self.config.worker.max_attempts);
+        let job_prefix = submission.output.map(|prefix| prefix.as_prefix());
+        let origin =
+            Origin { tenant: &tenant, step: &step, routes: &routes, bucket: &self.config.bucket, job_prefix: job_prefix.as_ref(), now_ms };
+        let root = if is_fed { origin.fed(message, routes.delivery_of(&step)) } else { origin.single(message) };
+        let Root { job_prefix, task } = root?;
+        let prefix = job_prefix.as_str().to_owned();
+        Ok(NewJob { tenant, job_id, pipeline: pipeline.name.clone(), prefix, root: task, feed: submission.feed })
     }
 
     /// A registry of models, set up as this machine is configured.
@@ -291,7 +286,7 @@ impl App {
             fed_idle: worker.fed_idle,
             job: options.job,
         };
-        Ok(Worker::new(settings, self.services(), guests, specs))
+        Ok(Worker::new(settings, self.services(), guests, specs, Vec::new()))
     }
 
     /// What an instance of a step is set up with; its models are loaded once to see that they can be.
@@ -315,6 +310,7 @@ impl App {
         Ok(StepSpec {
             name: step.name.clone(),
             concurrency: step.concurrency,
+            retry: Some(step.retry.over(self.config.worker.retry)),
             limits: step.limits.clone(),
             routes: Arc::new(routes_of(pipeline, step, self.config.worker.max_attempts)),
             read: step.grant.read.clone(),
@@ -367,9 +363,6 @@ fn worker_name() -> String {
 
 /// Folder of compiled guests in the data directory.
 const CODE_CACHE: &str = "code";
-
-/// Furthest that a job can be put off: a year. Longer ones are a mistake of units more often than a wish.
-pub const MAX_DELAY: Duration = Duration::from_secs(365 * 86_400);
 
 /// Most jobs stored in one transaction.
 const SUBMIT_BATCH: usize = 1000;

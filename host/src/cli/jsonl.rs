@@ -2,9 +2,10 @@
 
 use super::failure::Failure;
 use super::input;
-use crate::app::{MAX_DELAY, Submission};
+use crate::app::Submission;
 use crate::task::id;
 use crate::task::message::{MAX_JOB_TASKS, nearest};
+use crate::task::root::MAX_DELAY;
 use crate::task::uri::Uri;
 use crate::task_store::Feed;
 use serde_json::{Map, Value};

@@ -110,7 +110,8 @@ pub struct Routes {
 }
 
 impl Routes {
-    fn attempts_of(&self, step: &str) -> u32 {
+    /// Attempts before a task of a step is given up.
+    pub fn attempts_of(&self, step: &str) -> u32 {
         self.max_attempts.get(step).copied().unwrap_or(self.default_max_attempts)
     }
 
@@ -290,7 +291,7 @@ pub fn failure(dead: &GivenUp<'_>, route: &FailureRoute) -> Result<NewTask, Stri
     message.max_attempts = None;
     message.not_before = None;
     message.job_tasks = None;
-    message.hops = dead.message.hops + 1;
+    message.hops = dead.message.hops.saturating_add(1);
     let error = serde_json::json!({"code": dead.error.code, "message": dead.error.message});
     message.params.insert("error".to_owned(), error);
     let job_prefix = Uri::parse(dead.job_prefix)?;

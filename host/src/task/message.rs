@@ -140,6 +140,18 @@ impl Message {
         Self::from_object(fields, bounds)
     }
 
+    /// The version that a message names, if it is newer than the one known here: a later build of the host may be able to read it.
+    pub fn newer_version(bytes: &[u8], bounds: &MessageBounds) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema_version: u64,
+        }
+        // Fields by place, `[2]`, are none.
+        let is_object = bytes.len() <= bounds.bytes && bytes.trim_ascii_start().starts_with(b"{");
+        let version = serde_json::from_slice::<Versioned>(is_object.then_some(bytes)?).ok()?.schema_version;
+        (version > SCHEMA_VERSION).then_some(version)
+    }
+
     /// The checks of [`Message::decode`], from parsed fields.
     pub fn from_object(fields: Map<String, Value>, bounds: &MessageBounds) -> Result<Self, Vec<Violation>> {
         let mut faults = Vec::new();
@@ -364,6 +376,15 @@ mod tests {
         }
         let long = Message::decode(&vec![b' '; (2 << 20) + 1], &MessageBounds::default()).unwrap_err();
         assert!(long[0].message.contains("over the limit"));
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_a_senseless_one() {
+        let newer = |text: &str| Message::newer_version(text.as_bytes(), &MessageBounds::default());
+        assert_eq!(newer(r#"{"schema_version": 2, "shape": {"unknown": [1]}}"#), Some(2));
+        for bad in [r#"{"schema_version": 1}"#, r#"{"schema_version": 0}"#, r#"{"schema_version": "2"}"#, "{}", "[2]", ""] {
+            assert_eq!(newer(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod outputs;
 pub mod pointer;
 pub mod retry;
+pub mod root;
 pub mod schema;
 pub mod state;
 pub mod uri;

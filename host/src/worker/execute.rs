@@ -1,6 +1,8 @@
 //! The way of one task, from a claim to its end. [`execute`] reads top to bottom; `ARCHITECTURE.md` numbers the steps.
 
 use super::Worker;
+use super::deliveries::{Delivery, Verdict};
+use super::load::Slot;
 use super::step::StepSpec;
 use crate::failpoint::{Point, reach};
 use crate::guest::scope::Failure;
@@ -14,7 +16,7 @@ use crate::task::outcome::{Disposition, Fault, dispose};
 use crate::task::outputs::{self, INLINE_OUTPUT, METRICS_NAME, Manifest, ManifestEntry, Place, RunIdentity};
 use crate::task::state::TaskState;
 use crate::task::uri::Uri;
-use crate::task_store::{Applied, Claimed, Commit, Settlement, StoreError};
+use crate::task_store::{Applied, Claimed, Commit, Settlement, StoreError, Unfinished};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,9 +41,47 @@ struct Answer {
     fan_out: FanOut,
 }
 
-/// Runs one claimed task to its end, and returns the state it is left in. `sent`: when the claim was sent.
-/// A claim stands for steps 1 and 3 of a message: rows of the table are decoded and leased already.
-pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instant) -> TaskState {
+/// How a run left its task.
+struct Left {
+    state: TaskState,
+    /// QUEUED: not due before so long.
+    wait: Duration,
+}
+
+/// Runs one claimed task to its end, and returns the state it is left in. `sent`: when the claim was sent. `delivery`: the message
+/// that brought it, where one did. A claim stands for steps 1 and 3: what it brings is decoded and leased already.
+pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot, delivery: Option<Delivery>) -> TaskState {
+    let left = run(worker, claimed, sent, slot).await;
+    close(worker, left, delivery).await
+}
+
+/// Finishes what another worker committed: its message came again.
+pub(super) async fn finish(worker: &Worker, unfinished: &Unfinished, slot: Slot, delivery: Option<Delivery>) -> TaskState {
+    let state = super::finalise::finish(worker, unfinished).await;
+    drop(slot);
+    close(worker, Left { state, wait: Duration::ZERO }, delivery).await
+}
+
+/// Steps 10 and 11: the relay looks for what the end has put into the outbox, and the message is answered. What was lost or could not
+/// be stored is answered with nothing: the message comes again, and so does the task.
+async fn close(worker: &Worker, left: Left, delivery: Option<Delivery>) -> TaskState {
+    if left.state.is_ended() {
+        worker.ended.notify_one();
+    }
+    let answer = match left.state {
+        state if state.is_ended() => Some(Verdict::Acknowledge),
+        TaskState::Queued => Some(Verdict::Hide(left.wait)),
+        // Its end is left to others: the sooner they see the message the better.
+        TaskState::Committed => Some(Verdict::Hide(Duration::ZERO)),
+        _ => None,
+    };
+    if let (Some(answer), Some(delivery)) = (answer, delivery) {
+        delivery.answer(answer).await;
+    }
+    left.state
+}
+
+async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot) -> Left {
     let (step, prefix) = match place(worker, &claimed) {
         Ok(place) => place,
         Err(fault) => return settle(worker, &claimed, String::new(), fault).await,
@@ -50,12 +90,14 @@ pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instan
     let grants = step.grants(&claimed);
     let scope = Scope::new(worker.services.clone(), claimed.lease.clone(), step.limits.clone(), prefix.clone(), grants, &work);
     let run = Run { step, claimed, work, scope, prefix };
-    match result(worker, &run, sent).await {
+    match result(worker, &run, sent, slot).await {
         Ok(manifest) => {
             reach(Point::AfterCommit);
-            let state = super::finalise::finish(worker, &run.claimed.lease.key, &run.prefix, &manifest).await;
+            let key = run.claimed.lease.key.clone();
+            let committed = Unfinished { key, output_prefix: run.claimed.output_prefix.clone(), manifest };
+            let state = super::finalise::finish(worker, &committed).await;
             tell(worker, &run.claimed, state, None, Some(run.scope.started().elapsed()));
-            state
+            Left { state, wait: Duration::ZERO }
         }
         Err(fault) => settle(worker, &run.claimed, run.scope.log_text(), fault).await,
     }
@@ -70,13 +112,14 @@ fn place(worker: &Worker, claimed: &Claimed) -> Result<(Arc<StepSpec>, Uri), Fau
 }
 
 /// From the first hook to the commit. The lease is kept alive up to the commit, and not beyond: a heartbeat never meets a
-/// committed task.
-async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant) -> Result<Manifest, Fault> {
+/// committed task. Nor is its place kept longer: another task's hooks may run while the store commits this one.
+async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant, slot: Slot) -> Result<Manifest, Fault> {
     let held = worker.heartbeats.hold(run.claimed.lease.clone(), Arc::clone(&run.scope), sent);
     let (answer, children) = answer(worker, run).await?;
     let manifest = stage(worker, run, &answer).await?;
     reach(Point::AfterStaging);
     drop(held);
+    drop(slot);
     reach(Point::BeforeCommit);
     commit(worker, run, answer.outcome, manifest, children).await
 }
@@ -98,7 +141,7 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
         let listed = run.scope.list_inputs().await;
         listed.map_err(|e| if run.scope.stop_reason().is_some() { fault_of(GuestFault::Stopped, &run.scope) } else { host_fault(e) })?;
     }
-    let children = plan(run, &answer)?;
+    let children = plan(worker, run, &answer)?;
     Ok((answer, children))
 }
 
@@ -175,6 +218,10 @@ async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answ
 
 async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -> (Box<dyn Guest>, Result<Answer, GuestFault>) {
     scope.started();
+    // The way here may have taken longer than the lease: a hook begins only while it holds.
+    if scope.check().is_err() {
+        return (guest, Err(GuestFault::Stopped));
+    }
     reach(Point::BeforeProcess);
     let output = match guest.process(work, scope).await {
         Ok(output) => output,
@@ -182,6 +229,9 @@ async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -
     };
     scope.forbid_writes();
     reach(Point::AfterProcess);
+    if scope.check().is_err() {
+        return (guest, Err(GuestFault::Stopped));
+    }
     let (outcome, payload, metrics) = (output.outcome.clone(), output.payload.clone(), output.metrics.clone());
     let fan_out = guest.publish_next(work, output, scope).await;
     reach(Point::AfterPublishNext);
@@ -206,8 +256,8 @@ fn host_fault(failure: Failure) -> Fault {
     Fault::Host(TaskError::new(failure.code, failure.message))
 }
 
-/// From the guest's answer to the tasks that will exist.
-fn plan(run: &Run, answer: &Answer) -> Result<Children, Fault> {
+/// From the guest's answer to the tasks that will exist, each small enough for the queue that carries it.
+fn plan(worker: &Worker, run: &Run, answer: &Answer) -> Result<Children, Fault> {
     let claimed = &run.claimed;
     let job_prefix = Uri::parse(&claimed.job_prefix).map_err(|e| Fault::Broken(TaskError::new("bad-prefix", e)))?;
     let parent = Parent {
@@ -218,7 +268,10 @@ fn plan(run: &Run, answer: &Answer) -> Result<Children, Fault> {
         outcome: answer.outcome.as_deref(),
         job_prefix: &job_prefix,
     };
-    children::plan(&parent, &answer.fan_out, &run.step.routes, &run.step.limits, &|uri| run.scope.grants_read(uri)).map_err(Fault::Broken)
+    let readable = |uri: &Uri| run.scope.grants_read(uri);
+    let children = children::plan(&parent, &answer.fan_out, &run.step.routes, &run.step.limits, &readable).map_err(Fault::Broken)?;
+    let large = children.tasks.iter().chain(&children.then).find_map(|child| worker.too_large(child));
+    large.map_or(Ok(children), |error| Err(Fault::Broken(error)))
 }
 
 /// Step 7: fixes the result. From here on the guest does not run again for this task.
@@ -295,36 +348,50 @@ fn storage_fault(error: &ObjectError) -> Fault {
 }
 
 /// The end of a run that reached no commit: decide, write it down, and let others go on.
-async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -> TaskState {
+async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -> Left {
     let settings = &worker.settings;
-    let disposition = dispose(fault, claimed.counters, &settings.retry, fastrand::f64(), settings.patient);
+    let retry = worker.steps.get(&claimed.step).and_then(|step| step.retry).unwrap_or(settings.retry);
+    let disposition = dispose(fault, claimed.counters, &retry, fastrand::f64(), settings.patient);
+    let left = |state| Left { state, wait: Duration::ZERO };
+    let mut wait = Duration::ZERO;
     let (how, state, error) = match disposition {
         Disposition::Leave => {
             tell(worker, claimed, TaskState::Processing, None, None);
-            return TaskState::Processing;
+            return left(TaskState::Processing);
         }
-        Disposition::Retry { after, error } => (Settlement::Retry(after, error.clone()), TaskState::Queued, Some(error)),
-        Disposition::HandBack { after, error } => (Settlement::HandBack(after, error.clone()), TaskState::Queued, Some(error)),
+        Disposition::Retry { after, error } => {
+            wait = after;
+            (Settlement::Retry(after, error.clone()), TaskState::Queued, Some(error))
+        }
+        Disposition::HandBack { after, error } => {
+            wait = after;
+            (Settlement::HandBack(after, error.clone()), TaskState::Queued, Some(error))
+        }
         Disposition::GiveBack => (Settlement::GiveBack, TaskState::Queued, None),
         Disposition::Dead(error) => (Settlement::Dead(error.clone()), TaskState::Dead, Some(error)),
         Disposition::Cancelled => (Settlement::Cancelled, TaskState::Cancelled, None),
     };
     reach(Point::BeforeSettle);
-    // If the store stays away, the lease lapses and the task is found by the next claim.
-    for wait in [50, 200, 1000, 0] {
+    for pause in SETTLE_PAUSES {
         match worker.services.tasks.settle(claimed.lease.clone(), how.clone(), log.clone()).await {
-            Ok(Applied::Yes) => break,
-            Ok(Applied::Lost) => return TaskState::Processing,
+            Ok(Applied::Yes) => {
+                reach(Point::AfterSettle);
+                tell(worker, claimed, state, error.as_ref(), None);
+                return Left { state, wait };
+            }
+            Ok(Applied::Lost) => return left(TaskState::Processing),
             Err(error) => {
                 tracing::warn!(%error, task_id = claimed.message.task_id, "the end of a run could not be stored");
-                sleep(Duration::from_millis(wait)).await;
+                sleep(Duration::from_millis(pause)).await;
             }
         }
     }
-    reach(Point::AfterSettle);
-    tell(worker, claimed, state, error.as_ref(), None);
-    state
+    left(TaskState::Processing)
 }
+
+/// Pauses after each try to store how a run ended, milliseconds. If the store stays away, the lease lapses and the task is found by
+/// the next claim.
+const SETTLE_PAUSES: [u64; 4] = [50, 200, 1000, 0];
 
 /// One log line per run.
 fn tell(worker: &Worker, claimed: &Claimed, state: TaskState, error: Option<&TaskError>, took: Option<Duration>) {

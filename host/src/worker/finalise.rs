@@ -11,60 +11,67 @@ use crate::task::id::TaskKey;
 use crate::task::outputs::{Manifest, ManifestEntry, Place};
 use crate::task::state::TaskState;
 use crate::task::uri::Uri;
-use crate::task_store::StoreError;
+use crate::task_store::{StoreError, Unfinished};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Most tries by one worker before it leaves a committed task to the sweepers, which go on without limit.
-const TRIES: u32 = 20;
+/// First pause after a try that failed for want of a store; it doubles up to the other.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Finalises and ends a committed task. Returns the state it is left in.
-pub(super) async fn finish(worker: &Worker, key: &TaskKey, prefix: &Uri, manifest: &Manifest) -> TaskState {
-    if manifest.is_empty() {
-        // The commit was the end.
-        return TaskState::Done;
-    }
-    let mut wait = Duration::from_millis(50);
-    for _ in 0..TRIES {
-        let error = match publish(worker.services.objects.as_ref(), prefix, manifest).await {
-            Ok(()) => match end(worker, key).await {
-                Ok(()) => {
-                    reach(Point::AfterEnd);
-                    tidy(worker, prefix, manifest).await;
-                    return TaskState::Done;
-                }
-                Err(StoreError::Unavailable(error)) => error,
-                Err(error) => return bury(worker, key, &format!("the end cannot be stored: {error}")).await,
-            },
-            Err(ObjectError::Unavailable(error)) => error,
-            Err(error) => return bury(worker, key, &format!("committed outputs cannot be put in place: {error}")).await,
-        };
-        tracing::warn!(error, task_id = key.task_id, "outputs are committed and not in place yet; trying again");
+/// Finalises and ends a committed task. Storage or a store that is out of reach is waited for without limit: the task holds its place,
+/// and no others are begun whose outputs could not be put in place either. Returns the state it is left in: COMMITTED in a drain only.
+pub(super) async fn finish(worker: &Worker, task: &Unfinished) -> TaskState {
+    let mut pause = FIRST_PAUSE;
+    for tries in 1_u64.. {
+        match try_finish(worker, task).await {
+            Ok(state) => return state,
+            Err(error) => {
+                tracing::warn!(error, tries, task_id = task.key.task_id, "outputs are committed and not in place yet; trying again")
+            }
+        }
         tokio::select! {
             biased;
-            () = sleep(wait) => {}
-            () = worker.hurry.cancelled() => return TaskState::Committed,
+            () = worker.hurry.cancelled() => break,
+            () = sleep(pause) => {}
         }
-        wait = (wait * 2).min(Duration::from_secs(10));
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
     TaskState::Committed
 }
 
-async fn end(worker: &Worker, key: &TaskKey) -> Result<(), StoreError> {
+/// One try. The error says what was out of reach.
+pub(super) async fn try_finish(worker: &Worker, task: &Unfinished) -> Result<TaskState, String> {
+    if task.manifest.is_empty() {
+        // The commit was the end.
+        return Ok(TaskState::Done);
+    }
+    let prefix = match Uri::parse(&task.output_prefix) {
+        Ok(prefix) => prefix,
+        Err(error) => return bury(worker, &task.key, &error).await,
+    };
+    match publish(worker.services.objects.as_ref(), &prefix, &task.manifest).await {
+        Ok(()) => {}
+        Err(ObjectError::Unavailable(error)) => return Err(error),
+        Err(error) => return bury(worker, &task.key, &format!("committed outputs cannot be put in place: {error}")).await,
+    }
     reach(Point::BeforeEnd);
-    worker.services.tasks.end(key.clone()).await
+    match worker.services.tasks.end(task.key.clone()).await {
+        Ok(()) => reach(Point::AfterEnd),
+        Err(StoreError::Unavailable(error)) => return Err(error),
+        Err(error) => return bury(worker, &task.key, &format!("the end cannot be stored: {error}")).await,
+    }
+    tidy(worker, &prefix, &task.manifest).await;
+    Ok(TaskState::Done)
 }
 
-async fn bury(worker: &Worker, key: &TaskKey, why: &str) -> TaskState {
+async fn bury(worker: &Worker, key: &TaskKey, why: &str) -> Result<TaskState, String> {
     let error = TaskError::new("finalise", format!("{why}; redrive when it is mended"));
     tracing::error!(task_id = key.task_id, error = error.message, "task is dead, its staged outputs are kept");
     match worker.services.tasks.bury_committed(key.clone(), error).await {
-        Ok(()) | Err(StoreError::NotFound(_)) => TaskState::Dead,
-        Err(error) => {
-            tracing::warn!(%error, "could not be stored; a sweeper will try again");
-            TaskState::Committed
-        }
+        Ok(()) | Err(StoreError::NotFound(_)) => Ok(TaskState::Dead),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::task_store::{Beat, Heartbeat, TaskStore};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// Longest pause between two heartbeats, however long the lease: a request to cancel travels with them.
 const MAX_PERIOD: Duration = Duration::from_secs(5);
@@ -74,7 +74,34 @@ impl Heartbeats {
         }
     }
 
-    /// Runs for as long as the worker does.
+    /// Stops what has lapsed or ignored its cancellation, to the moment, whether the store answers or not. Runs for as long as the
+    /// worker does.
+    pub(super) async fn fence(&self) {
+        loop {
+            let next = self.stop_overdue();
+            sleep_until(next.min(Instant::now() + self.lease / 12)).await;
+        }
+    }
+
+    /// Returns when the next one is due.
+    fn stop_overdue(&self) -> Instant {
+        let now = Instant::now();
+        let mut next = now + self.lease;
+        for held in self.held().values() {
+            if held.scope.has_lapsed() {
+                continue;
+            }
+            if held.cancel_at.is_some_and(|at| now >= at) {
+                held.scope.stop(StopReason::Cancelled);
+            }
+            let lapses = Instant::from_std(held.view.lapses_at());
+            let cancels = held.cancel_at.filter(|at| *at > now).unwrap_or(lapses);
+            next = next.min(lapses).min(cancels);
+        }
+        next
+    }
+
+    /// Renews what is due. Runs for as long as the worker does.
     pub(super) async fn beat(&self, store: &dyn TaskStore) {
         let period = (self.lease / 3).min(MAX_PERIOD);
         loop {
@@ -86,18 +113,12 @@ impl Heartbeats {
         }
     }
 
-    /// Stops what has lapsed or ignored its cancellation; returns what is to be renewed.
+    /// What is to be renewed: nothing that has lapsed on the clock here.
     fn due(&self, period: Duration) -> Vec<Heartbeat> {
         let now = Instant::now();
         let mut due = Vec::new();
         for (lease, held) in self.held().iter() {
-            if held.scope.has_lapsed() {
-                continue;
-            }
-            if held.cancel_at.is_some_and(|at| now >= at) {
-                held.scope.stop(StopReason::Cancelled);
-            }
-            if now >= held.renewed + period * 3 / 4 {
+            if !held.scope.has_lapsed() && now >= held.renewed + period * 3 / 4 {
                 due.push(Heartbeat { lease: lease.clone(), progress: held.scope.progress() });
             }
         }

@@ -2,26 +2,36 @@
 //!
 //! It knows guests, stores and objects by their ports only, so that all of it runs with a scripted guest and a paused clock.
 
+mod deliveries;
 mod execute;
 mod finalise;
 mod heartbeat;
+mod load;
+mod queues;
+mod receive;
+mod relay;
 mod run;
 mod step;
 mod sweep;
 #[cfg(test)]
 mod tests;
 
-pub use run::{Summary, Until};
+pub use load::Summary;
+pub use queues::QueueSpec;
+pub use run::Until;
 pub use step::StepSpec;
 
 use crate::guest::{Guests, Services};
+use crate::task::children::{Delivery, NewTask};
+use crate::task::hooks::TaskError;
 use crate::task::id::JobKey;
 use crate::task::retry::RetryPolicy;
 use heartbeat::Heartbeats;
+use load::Load;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -55,11 +65,14 @@ pub struct Worker {
     guests: Arc<dyn Guests>,
     steps: BTreeMap<String, Arc<StepSpec>>,
     order: Vec<String>,
+    queues: Vec<Arc<QueueSpec>>,
     heartbeats: Heartbeats,
     resting: Mutex<BTreeMap<String, Resting>>,
     company: RwLock<()>,
     /// Cancelled when the grace time of a drain is over: what can be left to others is left.
     hurry: CancellationToken,
+    /// Rung when tasks have ended here: the outbox may have something.
+    ended: Notify,
 }
 
 /// While it is held: a task's hooks run beside others, or with nobody beside them.
@@ -76,8 +89,9 @@ struct Resting {
 }
 
 impl Worker {
-    /// A worker over the given ports. `steps` in the order in which they are first served.
-    pub fn new(settings: Settings, services: Services, guests: Arc<dyn Guests>, steps: Vec<StepSpec>) -> Arc<Self> {
+    /// A worker over the given ports. `steps` in the order in which they are first served; `queues`: those of brokers that it reads or
+    /// only sends to, beside the table.
+    pub fn new(settings: Settings, services: Services, guests: Arc<dyn Guests>, steps: Vec<StepSpec>, queues: Vec<QueueSpec>) -> Arc<Self> {
         let order = steps.iter().map(|s| s.name.clone()).collect();
         Arc::new(Self {
             heartbeats: Heartbeats::new(settings.lease),
@@ -86,9 +100,11 @@ impl Worker {
             guests,
             steps: steps.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect(),
             order,
+            queues: queues.into_iter().map(Arc::new).collect(),
             resting: Mutex::default(),
             company: RwLock::new(()),
             hurry: CancellationToken::new(),
+            ended: Notify::new(),
         })
     }
 
@@ -96,6 +112,18 @@ impl Worker {
     /// neighbour along.
     async fn company(&self, alone: bool) -> Company<'_> {
         if alone { Company::Nobody { _guard: self.company.write().await } } else { Company::Others { _guard: self.company.read().await } }
+    }
+
+    /// Why the queue that is to carry a task's message would not take it, if so.
+    fn too_large(&self, task: &NewTask) -> Option<TaskError> {
+        let (Delivery::Queue(name) | Delivery::Foreign(name)) = &task.delivery else { return None };
+        let queue = &self.queues.iter().find(|queue| queue.name == *name)?.queue;
+        let (size, max) = (task.message.to_json().len(), queue.max_body());
+        (size > max).then(|| {
+            let text =
+                format!("child '{}': its message has {size} bytes, and queue '{name}' takes {max}; put what is large in storage", task.key);
+            TaskError::new("message-size", text)
+        })
     }
 
     /// Notes that a step's guest could not be set up.
@@ -110,6 +138,18 @@ impl Worker {
     /// Notes that a step's guest is well.
     fn wake(&self, step: &str) {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner).remove(step);
+    }
+
+    /// How many tasks of a step may begin now. Of one whose guest could not be set up the last time, one: it finds out for all.
+    fn room_of_step(&self, step: &str, load: &Load) -> u32 {
+        let Some(spec) = self.steps.get(step) else { return 0 };
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner).get(step).copied();
+        let bound = match resting {
+            Some(rest) if rest.until > Instant::now() => 0,
+            Some(_) => 1,
+            None => spec.concurrency.unwrap_or(u32::MAX),
+        };
+        bound.saturating_sub(load.of_step(step))
     }
 
     /// Until when a step rests, if it does.

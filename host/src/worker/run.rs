@@ -1,39 +1,35 @@
-//! The run loop: room, claim, execute, repeat; and the drain in two stages.
+//! The run loop: room, then a look at the table and at every queue in turn, then execute; and the drain in two stages.
 
 use super::Worker;
-use super::execute::execute;
+use super::deliveries::{Delivery, Inbox};
+use super::execute::{execute, finish};
+use super::load::{Load, Reserved, Summary};
+use super::receive::{Brought, Errand, Look, LookError, look};
+use super::relay::relay_on;
 use super::sweep::sweep_on;
 use crate::failpoint::{Point, reach};
 use crate::guest::StopReason;
 use crate::task::id::JobKey;
 use crate::task::state::TaskState;
-use crate::task_store::{ClaimRequest, StoreError};
-use std::collections::{BTreeMap, HashMap};
+use crate::task_store::{ClaimRequest, Claimed, StoreError};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::task::{Id, JoinError, JoinSet, yield_now};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 /// When a worker stops by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Until {
     /// Never.
     Stopped,
-    /// When its pipeline has no task left that waits or runs.
+    /// When its pipeline has no task left that waits or runs, and its queues have no message.
     Empty,
     /// When this job has ended.
     JobEnded(JobKey),
-}
-
-/// What a worker did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Claims run.
-    pub runs: u64,
-    /// How they ended: QUEUED stands for retried or handed back, PROCESSING for a lost lease.
-    pub ended: BTreeMap<&'static str, u64>,
 }
 
 /// Longest wait for news of work; a worker looks at least this often.
@@ -42,131 +38,350 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The same, where the end of all work is to be noticed too.
 const LOOK_FOR_END: Duration = Duration::from_millis(50);
 
-type Running = JoinSet<TaskState>;
+/// Longest wait in a queue whose room somebody else may need meanwhile.
+const SHORT_LOOK: Duration = Duration::from_millis(500);
+
+/// How many times its places a worker may have under way, with those tasks that wait for the store to commit and end them: while it
+/// is slow, no more are claimed.
+const UNDER_WAY: u32 = 2;
+
+/// How long an empty queue is left alone while there is work elsewhere.
+const EMPTY_PAUSE: Duration = Duration::from_millis(100);
+
+/// First pause after a failed look at the table or a queue; it doubles up to the other.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a drain waits for looks that may still bring a message. Cut short, a message that was on its way is seen again once its
+/// visibility is over.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+
+/// How long a run that has ended waits for its last answers to reach the brokers.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// Where tasks come from: the table, or one queue.
+struct Feed {
+    /// None: the table.
+    inbox: Option<Inbox>,
+    /// Whether the last look found nothing.
+    idle: bool,
+    /// The look that is under way, and the room set aside for it.
+    looking: Option<(Id, Reserved)>,
+    /// Not looked at before.
+    not_before: Instant,
+    failures: u32,
+}
+
+/// A look that has ended: what it brought, unless it failed in the host itself.
+type Looked = Result<(Id, Result<Brought, LookError>), JoinError>;
+
+/// An answered claim: the room set aside for it, when it was sent, and what it brought.
+type Answered = (Reserved, Instant, Result<Vec<Claimed>, StoreError>);
+
+/// One run of a worker.
+struct Shift<'a> {
+    worker: &'a Arc<Worker>,
+    until: Until,
+    max_tasks: u64,
+    drain: CancellationToken,
+    /// Cancelled when nothing more is to be received.
+    closing: CancellationToken,
+    /// The table first, then the queues.
+    feeds: Vec<Feed>,
+    /// Whose turn it is.
+    turn: usize,
+    running: JoinSet<TaskState>,
+    looks: JoinSet<Result<Brought, LookError>>,
+    /// Claims under way. There may be several: places become free one by one, and the store answers them together.
+    claims: FuturesUnordered<BoxFuture<'a, Answered>>,
+    /// Whether the table may hold something: not since it was last looked at, or it had something then.
+    hopeful: bool,
+    load: Load,
+}
 
 impl Worker {
     /// Runs until `until`, until `max_tasks` claims were made, or until `drain` is cancelled; then lets running tasks finish
     /// within the grace time, interrupts the rest and hands their tasks back at no cost. Dropped, it leaves what a crash leaves:
     /// every task of it stops where it stands.
     pub async fn run(self: &Arc<Self>, until: Until, max_tasks: Option<u64>, drain: CancellationToken) -> Summary {
-        let (this, other) = (Arc::clone(self), Arc::clone(self));
-        // Dropped with this future, so that nothing goes on behind its back.
-        let _beating = AbortOnDropHandle::new(tokio::spawn(async move { this.heartbeats.beat(this.services.tasks.as_ref()).await }));
-        let _sweeping = AbortOnDropHandle::new(tokio::spawn(async move { sweep_on(&other).await }));
-        let mut running = Running::new();
-        let mut load = Load::default();
-        self.take_tasks(&until, max_tasks.unwrap_or(u64::MAX), &drain, &mut running, &mut load).await;
-        self.drain(&mut running, &mut load, &drain).await;
-        load.summary
+        // All of these are dropped with this future, so that nothing goes on behind its back.
+        let (mut upkeep, mut answering) = (JoinSet::new(), JoinSet::new());
+        let receiving = self.queues.iter().filter(|queue| !queue.steps.is_empty());
+        let opened = receiving.map(|spec| Inbox::open(Arc::clone(spec), self.settings.lease));
+        let (inboxes, answers): (Vec<_>, Vec<_>) = opened.unzip();
+        for (inbox, answers) in inboxes.iter().zip(answers) {
+            let (hidden, answered) = (Arc::clone(&inbox.deliveries), Arc::clone(&inbox.deliveries));
+            upkeep.spawn(async move { hidden.keep_hidden().await });
+            answering.spawn(answers.give(answered));
+        }
+        self.spawn_upkeep(&mut upkeep, &inboxes);
+        let mut shift = Shift::new(self, until, max_tasks.unwrap_or(u64::MAX), drain, inboxes);
+        shift.take_tasks().await;
+        shift.drain().await;
+        let summary = std::mem::take(&mut shift.load.summary);
+        // With the last delivery the answers end.
+        drop(shift);
+        let all = async { while answering.join_next().await.is_some() {} };
+        if timeout(LAST_ANSWERS, all).await.is_err() {
+            tracing::warn!("brokers did not take the last answers in time; those messages come again");
+        }
+        summary
     }
 
-    async fn take_tasks(
-        self: &Arc<Self>,
-        until: &Until,
-        max_tasks: u64,
-        drain: &CancellationToken,
-        running: &mut Running,
-        load: &mut Load,
-    ) {
-        let mut store_wait = Duration::from_millis(100);
-        while !drain.is_cancelled() && load.summary.runs < max_tasks {
-            while let Some(ended) = running.try_join_next_with_id() {
-                load.ended(ended);
+    fn spawn_upkeep(self: &Arc<Self>, upkeep: &mut JoinSet<()>, inboxes: &[Inbox]) {
+        let this = Arc::clone(self);
+        upkeep.spawn(async move { this.heartbeats.fence().await });
+        let this = Arc::clone(self);
+        upkeep.spawn(async move { this.heartbeats.beat(this.services.tasks.as_ref()).await });
+        let (this, deliveries) = (Arc::clone(self), inboxes.iter().map(|inbox| Arc::clone(&inbox.deliveries)).collect());
+        upkeep.spawn(async move { sweep_on(&this, deliveries).await });
+        if !self.queues.is_empty() {
+            let this = Arc::clone(self);
+            upkeep.spawn(async move { relay_on(&this).await });
+        }
+    }
+}
+
+impl<'a> Shift<'a> {
+    fn new(worker: &'a Arc<Worker>, until: Until, max_tasks: u64, drain: CancellationToken, inboxes: Vec<Inbox>) -> Self {
+        let feed = |inbox| Feed { inbox, idle: false, looking: None, not_before: Instant::now(), failures: 0 };
+        Self {
+            worker,
+            until,
+            max_tasks,
+            drain,
+            closing: CancellationToken::new(),
+            feeds: std::iter::once(None).chain(inboxes.into_iter().map(Some)).map(feed).collect(),
+            turn: 0,
+            running: JoinSet::new(),
+            looks: JoinSet::new(),
+            claims: FuturesUnordered::new(),
+            hopeful: true,
+            load: Load::new(),
+        }
+    }
+
+    async fn take_tasks(&mut self) {
+        while !self.drain.is_cancelled() && self.load.summary.runs < self.max_tasks {
+            while let Some(ended) = self.running.try_join_next() {
+                self.load.ended(ended);
+                self.hopeful = true;
             }
-            let room = self.settings.concurrency.saturating_sub(running.len() as u32);
-            let room = u64::from(room).min(max_tasks - load.summary.runs) as u32;
-            let steps = self.steps_with_room(load, room);
-            if room == 0 || steps.is_empty() {
-                self.wait_for_room(drain, running, load).await;
-                continue;
+            self.hopeful |= self.load.count_free();
+            while let Some(looked) = self.looks.try_join_next_with_id() {
+                self.looked(looked);
             }
-            let sent = Instant::now();
-            let request = ClaimRequest {
-                pipeline: self.settings.pipeline.clone(),
-                job: self.settings.job.clone(),
-                steps,
-                limit: room,
-                lease: self.settings.lease,
-                worker: self.settings.name.clone(),
-            };
-            match self.services.tasks.claim_next(request).await {
-                Ok(claims) if claims.is_empty() => {
-                    if running.is_empty() && self.is_over(until).await {
-                        return;
-                    }
-                    let look = if *until == Until::Stopped { LOOK } else { LOOK_FOR_END };
-                    self.pause(drain, running, load, look).await;
-                }
-                Ok(claims) => {
+            self.serve();
+            if self.running.is_empty() && self.claims.is_empty() && self.feeds.iter().all(|feed| feed.idle) && self.is_over().await {
+                return;
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Looks at every feed that may be looked at, a different one first each time.
+    fn serve(&mut self) {
+        let feeds = self.feeds.len();
+        self.turn = self.turn.wrapping_add(1);
+        let first = self.turn % feeds;
+        for at in (first..feeds).chain(0..first) {
+            let Some(share) = self.share(at) else { continue };
+            match self.feeds.get(at).and_then(|feed| feed.inbox.clone()) {
+                None if self.hopeful => self.claim(share),
+                None => {}
+                Some(inbox) => self.start_look(at, inbox, &share),
+            }
+        }
+    }
+
+    /// What a feed may take now: a fair part of the room, but one place for every other that may have something any moment. None:
+    /// nothing, or it is not to be looked at yet.
+    fn share(&self, at: usize) -> Option<Reserved> {
+        let feed = self.feeds.get(at)?;
+        if feed.looking.is_some() || feed.not_before > Instant::now() {
+            return None;
+        }
+        let room = self.room();
+        if room == 0 {
+            return None;
+        }
+        let others = || self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.looking.is_none());
+        let waiting = others().filter(|(_, other)| !other.is_busy()).count() as u32;
+        let busy = others().filter(|(_, other)| other.is_busy()).count() as u32 + 1;
+        let max = (room.saturating_sub(waiting) / busy).max(1);
+        let steps = feed.inbox.as_ref().map_or(&self.worker.order, |inbox| &inbox.deliveries.spec.steps);
+        let rooms = steps.iter().map(|step| (step.clone(), self.worker.room_of_step(step, &self.load).min(max)));
+        let rooms: BTreeMap<_, _> = rooms.filter(|(_, room)| *room > 0).collect();
+        let max = rooms.values().fold(0_u32, |sum, room| sum.saturating_add(*room)).min(max);
+        (max > 0).then_some(Reserved { max, rooms })
+    }
+
+    /// Tasks that may begin.
+    fn room(&self) -> u32 {
+        let left = self.max_tasks.saturating_sub(self.load.summary.runs + u64::from(self.load.reserved()));
+        let places = self.worker.settings.concurrency;
+        let under_way = self.running.len() as u32 + self.load.reserved();
+        let room = places.saturating_sub(self.load.total()).min(places.saturating_mul(UNDER_WAY).saturating_sub(under_way));
+        u64::from(room).min(left) as u32
+    }
+
+    /// Begins a claim of due tasks of the table, and sets room aside for what it brings.
+    fn claim(&mut self, share: Reserved) {
+        self.load.reserve(&share);
+        self.hopeful = false;
+        let settings = &self.worker.settings;
+        // The first place goes round, so that no step waits for ever.
+        let steps = self.worker.order.iter().cycle().skip(self.turn % self.worker.order.len().max(1));
+        let steps = steps.take(self.worker.order.len()).filter_map(|step| Some((step.clone(), *share.rooms.get(step)?)));
+        let request = ClaimRequest {
+            pipeline: settings.pipeline.clone(),
+            job: settings.job.clone(),
+            steps: steps.collect(),
+            limit: share.max,
+            lease: settings.lease,
+            worker: settings.name.clone(),
+        };
+        let (tasks, sent) = (&self.worker.services.tasks, Instant::now());
+        self.claims.push(Box::pin(async move { (share, sent, tasks.claim_next(request).await) }));
+    }
+
+    /// A claim was answered: what it brought begins.
+    fn claimed(&mut self, (share, sent, claimed): Answered) {
+        self.load.release(&share);
+        let Some(table) = self.feeds.first_mut() else { return };
+        match claimed {
+            Ok(claims) => {
+                table.found(claims.is_empty());
+                self.hopeful |= !claims.is_empty();
+                if !claims.is_empty() {
                     reach(Point::AfterClaim);
-                    store_wait = Duration::from_millis(100);
-                    for claimed in claims {
-                        let (this, step) = (Arc::clone(self), claimed.step.clone());
-                        let task = running.spawn(async move { execute(&this, claimed, sent).await });
-                        load.started(task.id(), step);
-                    }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "no tasks could be claimed; trying again");
-                    tokio::select! { biased; () = drain.cancelled() => {}, () = sleep(store_wait) => {} }
-                    store_wait = (store_wait * 2).min(Duration::from_secs(10));
+                for claimed in claims {
+                    self.start(Errand::Run(Box::new(claimed), sent), None);
                 }
+            }
+            // Of several that fail together one counts.
+            Err(_) if table.not_before > Instant::now() => {}
+            Err(error) => {
+                tracing::warn!(%error, "no tasks could be claimed; trying again");
+                table.failed();
+                self.hopeful = true;
             }
         }
     }
 
-    /// Waits until a task ends, or a step that rests may be tried again. What is due does not matter: nothing can be taken.
-    async fn wait_for_room(&self, drain: &CancellationToken, running: &mut Running, load: &mut Load) {
-        tokio::select! {
-            biased;
-            () = drain.cancelled() => {}
-            Some(ended) = running.join_next_with_id() => load.ended(ended),
-            () = sleep_until(self.next_wake()) => {}
+    /// Begins a look into a queue, and sets room aside for what it brings.
+    fn start_look(&mut self, at: usize, inbox: Inbox, share: &Reserved) {
+        self.load.reserve(share);
+        let others = self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.looking.is_none()).count() as u32;
+        let has_room = self.room() >= others && share.rooms.keys().all(|step| self.worker.room_of_step(step, &self.load) > 0);
+        let wait = match (self.is_busy_elsewhere(at), has_room) {
+            (true, _) => Duration::ZERO,
+            (false, true) => LOOK,
+            (false, false) => SHORT_LOOK,
+        };
+        let wait = if self.until == Until::Stopped { wait } else { wait.min(LOOK_FOR_END) };
+        let wanted = Look { max: share.max, wait, rooms: share.rooms.clone() };
+        let (worker, closing) = (Arc::clone(self.worker), self.closing.clone());
+        let look = self.looks.spawn(async move {
+            let brought = look(&worker, &inbox, wanted, &closing).await;
+            if let Ok(brought) = &brought {
+                inbox.deliveries.looked(brought.empty);
+            }
+            brought
+        });
+        if let Some(feed) = self.feeds.get_mut(at) {
+            feed.looking = Some((look.id(), share.clone()));
         }
     }
 
-    /// When the first step that rests may be tried again, or a look is due anyway.
-    fn next_wake(&self) -> Instant {
-        let look = Instant::now() + LOOK;
-        self.order.iter().filter_map(|step| self.rests_until(step)).min().map_or(look, |until| until.min(look))
+    fn is_busy_elsewhere(&self, at: usize) -> bool {
+        self.feeds.iter().enumerate().any(|(i, other)| i != at && other.is_busy())
     }
 
-    /// Waits for anything that may change what can be claimed.
-    async fn pause(&self, drain: &CancellationToken, running: &mut Running, load: &mut Load, look: Duration) {
-        let due = self.services.tasks.next_due(&self.settings.pipeline).await.ok().flatten();
+    /// A look has ended: what it brought begins.
+    fn looked(&mut self, looked: Looked) {
+        let id = looked.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let of = |feed: &Feed| feed.looking.as_ref().is_some_and(|(look, _)| *look == id);
+        let Some(at) = self.feeds.iter().position(of) else { return };
+        let elsewhere = self.is_busy_elsewhere(at);
+        let Some(feed) = self.feeds.get_mut(at) else { return };
+        if let Some((_, share)) = feed.looking.take() {
+            self.load.release(&share);
+        }
+        let queue = feed.inbox.as_ref().map(|inbox| inbox.deliveries.spec.name.as_str());
+        match looked {
+            Ok((_, Ok(brought))) => {
+                feed.found(brought.empty);
+                if brought.empty && elsewhere {
+                    feed.not_before = Instant::now() + EMPTY_PAUSE;
+                }
+                for (errand, delivery) in brought.errands {
+                    self.start(errand, Some(delivery));
+                }
+            }
+            Ok((_, Err(error))) => {
+                tracing::warn!(%error, queue, "messages could not be taken in; trying again");
+                feed.failed();
+            }
+            Err(error) => {
+                tracing::error!(%error, queue, "a look into a queue failed in the host itself");
+                feed.failed();
+            }
+        }
+    }
+
+    fn start(&mut self, errand: Errand, delivery: Option<Delivery>) {
+        let worker = Arc::clone(self.worker);
+        match errand {
+            Errand::Run(claimed, sent) => {
+                let slot = self.load.start(claimed.step.clone(), true);
+                self.running.spawn(async move { execute(&worker, *claimed, sent, slot, delivery).await });
+            }
+            Errand::Finish(unfinished) => {
+                let slot = self.load.start(String::new(), false);
+                self.running.spawn(async move { finish(&worker, &unfinished, slot, delivery).await });
+            }
+        }
+    }
+
+    /// Waits for anything that may change what can be begun.
+    async fn wait(&mut self) {
+        let (worker, tasks) = (self.worker, &self.worker.services.tasks);
+        let look = if self.until == Until::Stopped { LOOK } else { LOOK_FOR_END };
+        let may_claim = self.share(0).is_some();
+        let due = if may_claim { tasks.next_due(&worker.settings.pipeline).await.ok().flatten() } else { None };
         let look = due.map_or(look, |ms| look.min(Duration::from_millis(ms.max(1))));
+        let now = Instant::now();
+        let resting = worker.order.iter().filter_map(|step| worker.rests_until(step));
+        let pausing = self.feeds.iter().map(|feed| feed.not_before).filter(|until| *until > now);
+        let wake = resting.chain(pausing).min().map_or(now + LOOK, |until| until.min(now + LOOK));
         tokio::select! {
             biased;
-            () = drain.cancelled() => {}
-            Some(ended) = running.join_next_with_id() => load.ended(ended),
-            () = self.services.tasks.wait_for_work(look) => {}
-            () = sleep_until(self.next_wake()) => {}
+            () = self.drain.cancelled() => return,
+            () = self.load.wait_for_place() => {
+                // Tasks that were claimed together are often done together: one claim for all their places.
+                yield_now().await;
+            }
+            Some(ended) = self.running.join_next() => self.load.ended(ended),
+            Some(answered) = self.claims.next() => return self.claimed(answered),
+            Some(looked) = self.looks.join_next_with_id() => return self.looked(looked),
+            () = tasks.wait_for_work(look), if may_claim => {}
+            () = sleep_until(wake) => {}
         }
+        self.hopeful = true;
     }
 
-    /// Steps that may take tasks now, each with its room; the first place goes round, so that no step waits for ever.
-    fn steps_with_room(&self, load: &mut Load, room: u32) -> Vec<(String, u32)> {
-        load.turn = load.turn.wrapping_add(1);
-        let start = load.turn % self.order.len().max(1);
-        let turned = self.order.iter().cycle().skip(start).take(self.order.len());
-        turned
-            .filter(|step| self.rests_until(step).is_none())
-            .filter_map(|name| {
-                let bound = self.steps.get(name)?.concurrency.unwrap_or(u32::MAX);
-                let left = bound.saturating_sub(load.of_step(name)).min(room);
-                (left > 0).then(|| (name.clone(), left))
-            })
-            .collect()
-    }
-
-    async fn is_over(&self, until: &Until) -> bool {
-        match until {
+    // `&mut`: the claims under way can be sent to another thread, but not shared with one.
+    async fn is_over(&mut self) -> bool {
+        let tasks = &self.worker.services.tasks;
+        match &self.until {
             Until::Stopped => false,
             Until::Empty => {
-                let depth = self.services.tasks.depth(&self.settings.pipeline).await;
+                let depth = tasks.depth(&self.worker.settings.pipeline).await;
                 depth.is_ok_and(|d| d.ready + d.later + d.running == 0)
             }
-            Until::JobEnded(job) => match self.services.tasks.job(&job.tenant, &job.job_id).await {
+            Until::JobEnded(job) => match tasks.job(&job.tenant, &job.job_id).await {
                 Ok(job) => job.state.is_ended(),
                 Err(StoreError::NotFound(_)) => true,
                 Err(_) => false,
@@ -175,55 +390,63 @@ impl Worker {
     }
 
     /// Two stages: let tasks finish within the grace time, then interrupt and hand them back.
-    async fn drain(&self, running: &mut Running, load: &mut Load, drain: &CancellationToken) {
-        if drain.is_cancelled() && !running.is_empty() {
-            tracing::info!(tasks = running.len(), grace = ?self.settings.grace, "draining: no new tasks, waiting for running ones");
-            let all = async {
-                while let Some(ended) = running.join_next_with_id().await {
-                    load.ended(ended);
+    async fn drain(&mut self) {
+        let asked = self.drain.is_cancelled();
+        if asked && !self.running.is_empty() {
+            let grace = self.worker.settings.grace;
+            tracing::info!(tasks = self.running.len(), ?grace, "draining: no new tasks, waiting for running ones");
+        }
+        let now = Instant::now();
+        let grace = if asked { now + self.worker.settings.grace } else { now + FOREVER };
+        let (mut last_look, mut interrupt, mut abandon) = ((now + LAST_LOOK).min(grace), grace, now + FOREVER);
+        while !(self.running.is_empty() && self.looks.is_empty() && self.claims.is_empty()) {
+            tokio::select! {
+                biased;
+                Some(ended) = self.running.join_next() => self.load.ended(ended),
+                Some(answered) = self.claims.next() => self.claimed(answered),
+                Some(looked) = self.looks.join_next_with_id() => self.looked(looked),
+                () = sleep_until(last_look) => {
+                    self.closing.cancel();
+                    // What they still bring goes back as nobody takes it.
+                    self.claims.clear();
+                    last_look = now + FOREVER;
                 }
-            };
-            if timeout(self.settings.grace, all).await.is_err() {
-                tracing::info!(tasks = running.len(), "the grace time is over: handing running tasks back");
-                self.heartbeats.stop_all(StopReason::Drained);
-                self.hurry.cancel();
+                () = sleep_until(interrupt) => {
+                    tracing::info!(tasks = self.running.len(), "the grace time is over: handing running tasks back");
+                    self.worker.heartbeats.stop_all(StopReason::Drained);
+                    self.worker.hurry.cancel();
+                    (interrupt, abandon) = (now + FOREVER, Instant::now() + LAST_ANSWERS);
+                }
+                () = sleep_until(abandon) => {
+                    // The store does not answer: what they brought is found again as after a crash.
+                    self.looks.abort_all();
+                    abandon = now + FOREVER;
+                }
             }
-        }
-        while let Some(ended) = running.join_next_with_id().await {
-            load.ended(ended);
         }
     }
 }
 
-/// What runs at the moment, and what has run.
-#[derive(Default)]
-struct Load {
-    running: HashMap<Id, String>,
-    turn: usize,
-    summary: Summary,
-}
+/// Further away than any run lasts.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
-impl Load {
-    fn started(&mut self, id: Id, step: String) {
-        self.running.insert(id, step);
-        self.summary.runs += 1;
+impl Feed {
+    /// Whether the last look found something: there may be more.
+    fn is_busy(&self) -> bool {
+        !self.idle && self.failures == 0
     }
 
-    fn of_step(&self, step: &str) -> u32 {
-        self.running.values().filter(|s| *s == step).count() as u32
+    /// A look went well.
+    fn found(&mut self, nothing: bool) {
+        self.idle = nothing;
+        self.failures = 0;
     }
 
-    fn ended(&mut self, ended: Result<(Id, TaskState), JoinError>) {
-        match ended {
-            Ok((id, state)) => {
-                self.running.remove(&id);
-                *self.summary.ended.entry(state.as_str()).or_default() += 1;
-            }
-            // Its lease lapses, and the task is found again.
-            Err(error) => {
-                self.running.remove(&error.id());
-                tracing::error!(%error, "a task's run failed in the host itself");
-            }
-        }
+    /// A look failed: the next one waits. Whether there is anything cannot be told.
+    fn failed(&mut self) {
+        self.idle = false;
+        let doublings = self.failures.min(16);
+        self.not_before = Instant::now() + (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
+        self.failures += 1;
     }
 }

@@ -1,9 +1,11 @@
 //! The sweeper: ends what a crash left, and removes the attempts of tasks that have ended.
 
-use super::{Worker, finalise};
+use super::deliveries::Deliveries;
+use super::{Settings, Worker, finalise};
 use crate::failpoint::{Point, reach};
 use crate::task::uri::Uri;
-use crate::task_store::SweepRequest;
+use crate::task_store::{IdleQueue, Leftover, SweepRequest};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -11,34 +13,48 @@ use tokio::time::sleep;
 const BATCH: u32 = 256;
 
 /// Sweeps for as long as the worker runs, every third of a lease but at least every ten seconds.
-pub(super) async fn sweep_on(worker: &Worker) {
+pub(super) async fn sweep_on(worker: &Worker, queues: Vec<Arc<Deliveries>>) {
     let pause = (worker.settings.lease / 3).min(Duration::from_secs(10));
     loop {
         sleep(pause).await;
-        sweep(worker).await;
+        let idle = queues.iter().filter_map(|of| Some(IdleQueue { queue: of.spec.name.clone(), since: of.idle()? }));
+        sweep(worker, idle.collect()).await;
     }
 }
 
 /// One sweep. Failures are told and left to the next one.
-pub(super) async fn sweep(worker: &Worker) {
-    let request = SweepRequest { lease: worker.settings.lease, limit: BATCH, fed_idle: worker.settings.fed_idle, idle_queues: Vec::new() };
-    let swept = match worker.services.tasks.sweep(request).await {
+pub(super) async fn sweep(worker: &Worker, idle_queues: Vec<IdleQueue>) {
+    let Settings { lease, fed_idle, .. } = worker.settings;
+    let swept = match worker.services.tasks.sweep(SweepRequest { lease, limit: BATCH, fed_idle, idle_queues }).await {
         Ok(swept) => swept,
         Err(error) => return tracing::warn!(%error, "sweep failed; trying again later"),
     };
     if swept.buried > 0 {
         tracing::warn!(tasks = swept.buried, "tasks given up: their workers died too often");
     }
+    if swept.resent > 0 {
+        tracing::warn!(tasks = swept.resent, "messages seem lost; sending them again");
+    }
+    if swept.closed > 0 {
+        tracing::info!(jobs = swept.closed, "fed jobs closed: nothing came for them any more");
+    }
     reach(Point::AfterSweep);
     for task in swept.unfinished {
-        if let Ok(prefix) = Uri::parse(&task.output_prefix) {
-            tracing::info!(task_id = task.key.task_id, "finishing what another worker committed");
-            finalise::finish(worker, &task.key, &prefix, &task.manifest).await;
-            reach(Point::AfterFinishing);
+        tracing::info!(task_id = task.key.task_id, "finishing what another worker committed");
+        if let Err(error) = finalise::try_finish(worker, &task).await {
+            tracing::warn!(error, task_id = task.key.task_id, "outputs are committed and not in place yet; trying again later");
         }
+        reach(Point::AfterFinishing);
     }
+    // Whatever ended or is to be sent again may be in the outbox.
+    worker.ended.notify_one();
+    remove(worker, swept.leftovers).await;
+}
+
+/// Removes attempts of tasks that have ended.
+async fn remove(worker: &Worker, leftovers: Vec<Leftover>) {
     let mut gone = Vec::new();
-    for leftover in swept.leftovers {
+    for leftover in leftovers {
         let Ok(folder) = Uri::parse(&leftover.output_prefix).and_then(|p| p.join("_attempts/")) else { continue };
         match worker.services.objects.delete_prefix(&folder).await {
             Ok(()) => gone.push(leftover.key),

@@ -1,0 +1,154 @@
+//! The relay: sends the messages of the outbox to their queues. A row goes once its broker has confirmed the message; a crash in
+//! between sends it again under the same id, and the claim of its task absorbs the second one.
+
+use super::Worker;
+use super::queues::QueueSpec;
+use super::receive::dead_letter;
+use crate::queue::{QueueError, ToSend};
+use crate::task::children;
+use crate::task::hooks::TaskError;
+use crate::task::uri::Uri;
+use crate::task_store::{Admission, Feed, NewJob, Outgoing, Settlement, StoreError, TaskView};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Most messages taken out of the outbox at once.
+const BATCH: u32 = 128;
+
+/// How long a row is left to the relay that took it. Longer than a send may take, and the pause after one that failed.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Longest that one send of a batch may take.
+const SEND: Duration = Duration::from_secs(20);
+
+/// Longest pause between two looks into the outbox: others put rows there too, and rows that failed come back.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// Relays for as long as the worker runs. Woken by ends here, which may have put something in.
+pub(super) async fn relay_on(worker: &Worker) {
+    loop {
+        match relay(worker).await {
+            Ok(taken) if taken >= BATCH as usize => {}
+            Ok(_) => drop(timeout(PERIOD, worker.ended.notified()).await),
+            Err(error) => {
+                tracing::warn!(%error, "the outbox could not be read; trying again");
+                tokio::time::sleep(PERIOD).await;
+            }
+        }
+    }
+}
+
+/// Sends one batch. Returns how many rows it took.
+pub(super) async fn relay(worker: &Worker) -> Result<usize, StoreError> {
+    let rows = worker.services.tasks.outgoing(LEASE, BATCH).await?;
+    let taken = rows.len();
+    let mut by_queue: BTreeMap<String, Vec<Outgoing>> = BTreeMap::new();
+    for row in rows {
+        by_queue.entry(row.queue.clone()).or_default().push(row);
+    }
+    // At once, so that a slow broker holds up no other.
+    let sends = by_queue.into_iter().map(|(name, rows)| async move {
+        match worker.queues.iter().find(|queue| queue.name == name) {
+            Some(queue) => send(worker, queue, rows).await,
+            None => {
+                tracing::error!(queue = name, messages = rows.len(), "messages wait for a queue that this worker does not know");
+                Vec::new()
+            }
+        }
+    });
+    let gone: Vec<i64> = futures::future::join_all(sends).await.concat();
+    if !gone.is_empty() {
+        // Lost, it is repeated: the rows are listed again, and sent a second time.
+        worker.services.tasks.sent(gone).await?;
+    }
+    Ok(taken)
+}
+
+/// Sends messages to one queue; returns the rows that are to go.
+async fn send(worker: &Worker, spec: &QueueSpec, rows: Vec<Outgoing>) -> Vec<i64> {
+    let max = spec.queue.max_body();
+    let (rows, large): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.body.len() <= max);
+    let mut gone = Vec::new();
+    for row in large {
+        let text = format!("its message has {} bytes, and queue '{}' takes {max}; put what is large in storage", row.body.len(), spec.name);
+        gone.extend(give_up(worker, &row, TaskError::new("message-size", text)).await);
+    }
+    if rows.is_empty() {
+        return gone;
+    }
+    let messages = rows.iter().map(|row| ToSend {
+        body: row.body.clone(),
+        deduplication_id: row.key.task_id.clone(),
+        group: row.key.tenant.clone(),
+        delay: row.delay,
+    });
+    let answers = match timeout(SEND, spec.queue.send(messages.collect())).await {
+        Ok(Ok(answers)) => answers,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, queue = spec.name, messages = rows.len(), "messages could not be sent; trying again");
+            return gone;
+        }
+        Err(_) => {
+            tracing::warn!(queue = spec.name, messages = rows.len(), "messages were not confirmed in time; sending them again");
+            return gone;
+        }
+    };
+    for (row, answer) in rows.into_iter().zip(answers) {
+        match answer {
+            Ok(()) => gone.push(row.id),
+            Err(QueueError::Invalid(why)) => {
+                let text = format!("queue '{}' does not take its message: {why}", spec.name);
+                gone.extend(give_up(worker, &row, TaskError::new("message-refused", text)).await);
+            }
+            Err(error) => tracing::warn!(%error, queue = spec.name, task_id = row.key.task_id, "a message could not be sent; trying again"),
+        }
+    }
+    gone
+}
+
+/// A message that its queue will never take. Its task, which would wait for it for ever, is claimed as if the message had arrived and
+/// ends DEAD; one for another system has no task, and becomes a dead letter itself. Returns the row once that is stored.
+async fn give_up(worker: &Worker, row: &Outgoing, error: TaskError) -> Option<i64> {
+    tracing::error!(queue = row.queue, task_id = row.key.task_id, error = error.message, "a message can never be sent");
+    match bury(worker, row, error).await {
+        Ok(true) => Some(row.id),
+        Ok(false) => None,
+        Err(error) => {
+            tracing::warn!(%error, "could not be stored; trying again");
+            None
+        }
+    }
+}
+
+/// Whether the row is done with.
+async fn bury(worker: &Worker, row: &Outgoing, error: TaskError) -> Result<bool, StoreError> {
+    let tasks = &worker.services.tasks;
+    let task = match tasks.task(&row.key.tenant, &row.key.task_id).await {
+        Ok(task) => task,
+        Err(StoreError::NotFound(_)) => {
+            tasks.refuse(vec![dead_letter(&row.key.tenant, &row.queue, row.body.as_bytes(), error)]).await?;
+            return Ok(true);
+        }
+        Err(error) => return Err(error),
+    };
+    let arrival = arrival(task).map_err(StoreError::Invalid)?;
+    match tasks.admit(vec![arrival], worker.settings.lease, worker.settings.name.clone()).await?.pop() {
+        Some(Admission::Claimed(claimed)) => {
+            tasks.settle(claimed.lease.clone(), Settlement::Dead(error), String::new()).await?;
+            worker.ended.notify_one();
+            Ok(true)
+        }
+        // Somebody has it, or it is not due yet: the row comes back.
+        Some(Admission::Leased(_) | Admission::NotDue(_)) | None => Ok(false),
+        Some(Admission::Ended(_) | Admission::Unfinished(_) | Admission::Refused(_)) => Ok(true),
+    }
+}
+
+/// A task that is there as its message would bring it, had it arrived.
+fn arrival(task: TaskView) -> Result<NewJob, String> {
+    let prefix = Uri::parse(&task.output_prefix)?;
+    let root = children::root(task.message, &task.step, task.max_attempts, &prefix)?;
+    let (tenant, job_id, pipeline) = (task.tenant, task.job_id, task.pipeline);
+    Ok(NewJob { tenant, job_id, pipeline, prefix: task.output_prefix, root, feed: Feed::Single })
+}
