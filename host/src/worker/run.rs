@@ -182,7 +182,10 @@ impl<'a> Shift<'a> {
     /// Looks at every feed that may be looked at, a different one first each time.
     fn serve(&mut self) {
         let feeds = self.feeds.len();
-        self.turn = self.turn.wrapping_add(1);
+        if self.room() > 0 {
+            // Counted only where something can be taken: a look without room between any two would give every turn to the same half.
+            self.turn = self.turn.wrapping_add(1);
+        }
         let first = self.turn % feeds;
         for at in (first..feeds).chain(0..first) {
             let Some(share) = self.share(at) else { continue };
