@@ -6,6 +6,7 @@ mod checklist;
 mod drain;
 mod floors;
 mod guest_host;
+mod keeping;
 mod kill;
 mod looking;
 mod ocr;
