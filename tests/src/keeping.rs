@@ -1,7 +1,7 @@
 //! What the store keeps and for how long: jobs that are fed and sealed, letters that are purged, jobs that are pruned, and what follows
 //! a task that was given up.
 
-use crate::binary::{Place, Running, guest};
+use crate::binary::{Place, Running, guest, until};
 use serde_json::{Value, json};
 
 /// A pipeline file: `(step, guest, the rest of its table)`.
@@ -82,6 +82,23 @@ fn the_last_of_the_tasks_a_feeder_announced_seals_the_job() {
     assert_eq!([&submitted[0]["submitted"], &submitted[1]["submitted"]], ["repeated", "created"]);
     run_down(&place, &file);
     assert_eq!((&job(&place, "album")["state"], &job(&place, "album")["task_count"]), (&json!("DONE"), &json!(3)));
+}
+
+/// Nobody seals it: it ends by itself once it has been quiet for long enough, and whoever comes later opens it again.
+#[test]
+fn a_fed_job_that_has_gone_quiet_is_closed() {
+    let place = Place::new();
+    let file = pipeline(&place, &[("work", "probe", "")]);
+    let feed = ["submit", &file, "--feed", "--job-id", "album", "--params", VALUE];
+    place.run(&feed).ok();
+    let _worker = Running::start(&place, &["run", &file, "--set", "worker.fed_idle=1s"], &[("WASM_WORKER_LEASE", "1500ms")]);
+    for tasks in 1..=2 {
+        let ended = until("the job to end", || Some(job(&place, "album")).filter(|job| job["state"] == "DONE"));
+        let last = ended["tasks"].as_array().unwrap().iter().map(|t| t["times"]["ended_at"].as_i64().unwrap()).max().unwrap();
+        let idle = ended["times"]["ended_at"].as_i64().unwrap() - last;
+        assert!(ended["task_count"] == tasks && idle >= 1000, "after {idle} ms: {ended}");
+        place.run(&feed).ok();
+    }
 }
 
 #[test]
