@@ -3,6 +3,8 @@
 
 use crate::binary::{Place, Running, guest, until};
 use serde_json::{Value, json};
+use wasm_worker::task::hooks::TaskError;
+use wasm_worker::task_store::{Durability, Refused, SqliteTaskStore, TaskStore};
 
 /// A pipeline file: `(step, guest, the rest of its table)`.
 fn pipeline(place: &Place, steps: &[(&str, &str, &str)]) -> String {
@@ -147,6 +149,46 @@ fn a_letter_has_a_number_and_can_be_purged() {
     assert_eq!(json_of(&place, &["dlq", "redrive", "--job", "a"])["redriven"], json!([]));
     assert!(place.run(&["dlq", "purge", "--all"]).ok().err.contains("2 letters removed"));
     assert_eq!(json_of(&place, &["dlq", "list"]), json!([]));
+}
+
+/// A message that a worker refused on arrival is a letter without a task: shown with its queue, never put back, purged by its number.
+#[tokio::test]
+async fn a_refused_message_is_a_letter_of_its_own() {
+    let place = Place::new();
+    let file = pipeline(&place, &[("work", "probe", "max_attempts = 1")]);
+    place.run(&["submit", &file, "--job-id", "dead", "--params", r#"{"action": "fatal", "code": "x", "message": "m"}"#]).ok();
+    run_down(&place, &file);
+    let store = SqliteTaskStore::open(&place.path().join("data/wasm-worker.db"), Durability::Full).await.unwrap();
+    let refused = Refused {
+        tenant: "default".into(),
+        queue: "redis://broker/in".into(),
+        body: "{\"job_id\": \"j\u{202e}".into(),
+        body_hash: "ab".repeat(32),
+        error: TaskError::new("bad-message", "no JSON"),
+    };
+    store.refuse(vec![refused.clone()]).await.unwrap();
+    store.refuse(vec![refused]).await.unwrap();
+    let letters = json_of(&place, &["dlq", "list"]);
+    assert_eq!(letters.as_array().unwrap().len(), 2, "a repeat adds none: {letters}");
+    let letter = &letters[0];
+    assert_eq!(
+        (&letter["task_id"], &letter["queue"], &letter["error"]["code"]),
+        (&Value::Null, &json!("redis://broker/in"), &json!("bad-message"))
+    );
+    let number = letter["id"].to_string();
+    let table = place.run(&["dlq", "list"]).ok().out;
+    assert!(table.contains("QUEUE") && table.contains("redis://broker/in"), "{table}");
+    let shown = place.run(&["dlq", "show", &number]).ok().out;
+    assert!(shown.contains("never a task") && shown.contains("{\"job_id\": \"j\\u{202e}") && !shown.contains('\u{202e}'), "{shown}");
+    for words in [&["dlq", "redrive", "--id", &number][..], &["dlq", "redrive", "--id", &number, "--dry-run"]] {
+        let refused = place.run(words);
+        assert_eq!(refused.code, Some(1), "{}", refused.out);
+        assert!(refused.err.contains("never was a task") && refused.err.contains("redis://broker/in"), "{}", refused.err);
+    }
+    let back = json_of(&place, &["dlq", "redrive", "--all", "--dry-run"])["redriven"].clone();
+    assert_eq!((back.as_array().unwrap().len(), &back[0]["job_id"]), (1, &json!("dead")));
+    assert_eq!(json_of(&place, &["dlq", "purge", "--id", &number])["purged"][0]["id"].to_string(), number);
+    assert_eq!(json_of(&place, &["dlq", "list"]).as_array().unwrap().len(), 1);
 }
 
 #[test]
