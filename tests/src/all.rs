@@ -3,11 +3,11 @@
 mod bad_input;
 mod binary;
 mod checklist;
+mod crash;
 mod drain;
 mod floors;
 mod guest_host;
 mod keeping;
-mod kill;
 mod looking;
 mod ocr;
 mod operating;
