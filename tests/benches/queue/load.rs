@@ -70,6 +70,7 @@ impl Place {
         let spec = StepSpec {
             name: step.name.clone(),
             concurrency: None,
+            retry: None,
             limits: step.limits.clone(),
             routes: Arc::new(routes_of(&self.pipeline, step, 5)),
             read: Vec::new(),

@@ -60,13 +60,13 @@ pub async fn wasm(place: &Place) {
     let (spec, component) = place.step(&engine).await;
     let setup = StepSetup { warm: CONCURRENCY as usize, ..StepSetup::bare(STEP, spec.limits.clone()) };
     let guests = WasmGuests::new(engine, place.app.services(), place.app.models(), vec![StepGuest { component, setup }]);
-    run(Worker::new(settings(place), place.app.services(), guests, vec![spec]), place).await;
+    run(Worker::new(settings(place), place.app.services(), guests, vec![spec], Vec::new()), place).await;
 }
 
 /// With its hooks compiled in.
 pub async fn native(place: &Place) {
     let (spec, _) = place.step(&place.app.engine().unwrap()).await;
-    run(Worker::new(settings(place), place.app.services(), Arc::new(Natives), vec![spec]), place).await;
+    run(Worker::new(settings(place), place.app.services(), Arc::new(Natives), vec![spec], Vec::new()), place).await;
 }
 
 async fn run(worker: Arc<Worker>, place: &Place) {

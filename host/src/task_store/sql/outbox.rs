@@ -113,7 +113,7 @@ pub(super) async fn resend(tx: &mut Tx<'_>, idle: &[(&str, i64)], limit: u32) ->
            AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.task = t.id) \
          LIMIT $3 {skip locked t}"
     );
-    let quiet: Vec<(i64,)> = tx.rows(quiet, args![tx.now, array(idle)?, limit]).await?;
+    let quiet: Vec<(i64,)> = if idle.is_empty() { Vec::new() } else { tx.rows(quiet, args![tx.now, array(idle)?, limit]).await? };
     let mut lost: Vec<i64> = old.into_iter().chain(quiet).map(|(id,)| id).collect();
     lost.sort_unstable();
     lost.dedup();
