@@ -1,4 +1,4 @@
-//! The worker with a scripted guest, on a real task store and real files.
+//! The worker with a scripted guest: on SQLite and real files, or with everything in memory.
 
 mod brokers;
 mod runs;
@@ -8,7 +8,7 @@ mod tray;
 
 use super::*;
 use crate::guest::{Guest, GuestFault, Scope};
-use crate::object_store::FileObjectStore;
+use crate::object_store::{FileObjectStore, MemoryObjectStore, ObjectStore};
 use crate::task::children::{self, Routes};
 use crate::task::hooks::{FanOut, NextTask, Output, Payload, TaskError, Work};
 use crate::task::id::TaskKey;
@@ -17,7 +17,7 @@ use crate::task::message::Message;
 use crate::task::schema::ParamsSchema;
 use crate::task::state::{JobState, TaskState};
 use crate::task::uri::Uri;
-use crate::task_store::{ClaimRequest, DeadLetterFilter, Durability, NewJob, SqliteTaskStore, Submitted, TaskStore};
+use crate::task_store::{ClaimRequest, DeadLetterFilter, Durability, MemoryTaskStore, NewJob, SqliteTaskStore, Submitted, TaskStore};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
@@ -114,10 +114,11 @@ fn doubling(depth: u32) -> ParamsSchema {
     ParamsSchema::compile(&serde_json::json!({"$defs": levels, "$ref": "#/$defs/d0"})).unwrap()
 }
 
-/// A store in a folder, and a worker over it.
+/// Stores, and workers over them.
 struct Place {
     folder: tempfile::TempDir,
-    store: Arc<SqliteTaskStore>,
+    store: Arc<dyn TaskStore>,
+    objects: Arc<dyn ObjectStore>,
     script: Arc<Script>,
 }
 
@@ -144,7 +145,12 @@ impl Place {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteTaskStore::open(&folder.path().join("t.db"), Durability::Normal).await.unwrap();
-        Self { folder, store: Arc::new(store), script: Arc::default() }
+        Self { folder, store: Arc::new(store), objects: Arc::new(FileObjectStore::new()), script: Arc::default() }
+    }
+
+    fn in_memory() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, store: Arc::new(MemoryTaskStore::new()), objects: Arc::new(MemoryObjectStore::new()), script: Arc::default() }
     }
 
     fn worker(&self, lease: Duration) -> Arc<Worker> {
@@ -184,8 +190,7 @@ impl Place {
             functions: BTreeMap::from([("costly".to_owned(), Some(Arc::new(doubling(DOUBLINGS))))]),
             params: None,
         };
-        let store: Arc<dyn TaskStore> = Arc::clone(&self.store) as _;
-        let services = Services { objects: Arc::new(FileObjectStore::new()), tasks: store };
+        let services = Services { objects: Arc::clone(&self.objects), tasks: Arc::clone(&self.store) };
         Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), vec![step], queues)
     }
 

@@ -1,65 +1,49 @@
-//! A queue of a broker, scripted: messages in a tray, hidden by a clock, and counters of what was asked of it.
+//! A queue in memory that remembers what was asked of it, and delivers again or loses an answer where a test says so.
 
-use crate::queue::{Delivered, Queue, QueueDepth, QueueError, ToSend};
+use crate::queue::{Delivered, MemoryQueue, MemoryQueueConfig, Queue, QueueDepth, QueueError, ToSend};
 use async_trait::async_trait;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
-
-pub(super) struct Slip {
-    body: Vec<u8>,
-    visible_at: Instant,
-    deliveries: u32,
-    /// Stale ones are of earlier deliveries.
-    receipt: String,
-}
 
 /// See the head of this file.
 #[derive(Default)]
 pub(super) struct Tray {
-    pub slips: Mutex<Vec<Slip>>,
-    /// Every message that was sent, in order.
+    queue: MemoryQueue,
+    receipts: Mutex<Vec<String>>,
+    /// Every message that the worker sent, in order.
     pub sent: Mutex<Vec<ToSend>>,
-    /// How many deliveries were asked to be hidden, and for how long at most.
+    /// For how long it asked deliveries to be hidden.
     pub hidden: Mutex<Vec<Duration>>,
+    /// Messages that it acknowledged in time.
     pub acknowledged: AtomicUsize,
     /// Most messages that one look asked for.
     pub most_asked: AtomicUsize,
-    /// The next answers to acknowledgements are lost, though they take effect.
+    /// The next answer to acknowledgements is lost, though they take effect.
     pub loses_answers: AtomicBool,
-    pub max_body: Option<usize>,
 }
 
 impl Tray {
+    pub fn new(config: MemoryQueueConfig) -> Self {
+        Self { queue: MemoryQueue::new(config), ..Self::default() }
+    }
+
     /// Puts a message in, as a producer would.
-    pub fn put(&self, body: impl Into<Vec<u8>>) {
-        let slip = Slip { body: body.into(), visible_at: Instant::now(), deliveries: 0, receipt: String::new() };
-        self.slips.lock().unwrap().push(slip);
+    pub async fn put(&self, body: impl Into<String>) {
+        let message = ToSend { body: body.into(), deduplication_id: String::new(), group: String::new(), delay: Duration::ZERO };
+        self.queue.send(vec![message]).await.unwrap().remove(0).unwrap();
     }
 
     /// Messages that are not acknowledged, and those of them that can be received.
-    pub fn left(&self) -> (usize, usize) {
-        let slips = self.slips.lock().unwrap();
-        (slips.len(), slips.iter().filter(|slip| slip.visible_at <= Instant::now()).count())
+    pub async fn left(&self) -> (u64, u64) {
+        let depth = self.queue.depth().await.unwrap();
+        (depth.waiting + depth.in_flight, depth.waiting)
     }
 
-    /// Makes a message visible though somebody holds it.
-    pub fn redeliver_all(&self) {
-        self.slips.lock().unwrap().iter_mut().for_each(|slip| slip.visible_at = Instant::now());
-    }
-
-    fn take(&self, max: u32, visibility: Duration) -> Vec<Delivered> {
-        let now = Instant::now();
-        let mut slips = self.slips.lock().unwrap();
-        let taken = slips.iter_mut().enumerate().filter(|(_, slip)| slip.visible_at <= now).take(max as usize);
-        let deliver = |(i, slip): (usize, &mut Slip)| {
-            slip.deliveries += 1;
-            slip.visible_at = now + visibility;
-            slip.receipt = format!("{i}-{}-{}", slip.deliveries, uuid::Uuid::new_v4());
-            Delivered { body: slip.body.clone(), receipt: slip.receipt.clone(), deliveries: slip.deliveries }
-        };
-        taken.map(deliver).collect()
+    /// Makes every message visible though somebody holds it.
+    pub async fn redeliver_all(&self) {
+        let receipts = std::mem::take(&mut *self.receipts.lock().unwrap());
+        self.queue.hide(receipts.into_iter().map(|receipt| (receipt, Duration::ZERO)).collect()).await.unwrap();
     }
 }
 
@@ -67,59 +51,36 @@ impl Tray {
 impl Queue for Tray {
     async fn receive(&self, max: u32, wait: Duration, visibility: Duration) -> Result<Vec<Delivered>, QueueError> {
         self.most_asked.fetch_max(max as usize, Ordering::Relaxed);
-        let until = Instant::now() + wait;
-        loop {
-            let taken = self.take(max, visibility);
-            if !taken.is_empty() || Instant::now() >= until {
-                return Ok(taken);
-            }
-            sleep(Duration::from_millis(5)).await;
-        }
+        let received = self.queue.receive(max, wait, visibility).await?;
+        self.receipts.lock().unwrap().extend(received.iter().map(|delivered| delivered.receipt.clone()));
+        Ok(received)
     }
 
     async fn hide(&self, deliveries: Vec<(String, Duration)>) -> Result<Vec<Result<(), QueueError>>, QueueError> {
-        let mut slips = self.slips.lock().unwrap();
-        let mut hide = |(receipt, wait): (String, Duration)| {
-            self.hidden.lock().unwrap().push(wait);
-            let slip = slips.iter_mut().find(|slip| slip.receipt == receipt).ok_or(QueueError::NotFound("receipt".into()))?;
-            slip.visible_at = Instant::now() + wait;
-            Ok(())
-        };
-        Ok(deliveries.into_iter().map(&mut hide).collect())
+        self.hidden.lock().unwrap().extend(deliveries.iter().map(|(_, wait)| *wait));
+        self.queue.hide(deliveries).await
     }
 
     async fn acknowledge(&self, receipts: Vec<String>) -> Result<Vec<Result<(), QueueError>>, QueueError> {
-        let mut slips = self.slips.lock().unwrap();
-        let mut remove = |receipt: String| {
-            let at = slips.iter().position(|slip| slip.receipt == receipt).ok_or(QueueError::NotFound("receipt".into()))?;
-            slips.remove(at);
-            self.acknowledged.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        };
-        let answers = receipts.into_iter().map(&mut remove).collect();
+        let answers = self.queue.acknowledge(receipts).await?;
+        self.acknowledged.fetch_add(answers.iter().filter(|answer| answer.is_ok()).count(), Ordering::Relaxed);
         if self.loses_answers.swap(false, Ordering::Relaxed) { Err(QueueError::Unavailable("lost".into())) } else { Ok(answers) }
     }
 
     async fn send(&self, messages: Vec<ToSend>) -> Result<Vec<Result<(), QueueError>>, QueueError> {
-        for message in &messages {
-            let visible_at = Instant::now() + message.delay;
-            let slip = Slip { body: message.body.clone().into_bytes(), visible_at, deliveries: 0, receipt: String::new() };
-            self.slips.lock().unwrap().push(slip);
-            self.sent.lock().unwrap().push(message.clone());
-        }
-        Ok(messages.iter().map(|_| Ok(())).collect())
+        self.sent.lock().unwrap().extend(messages.iter().cloned());
+        self.queue.send(messages).await
     }
 
     async fn depth(&self) -> Result<QueueDepth, QueueError> {
-        let (all, visible) = self.left();
-        Ok(QueueDepth { waiting: visible as u64, in_flight: (all - visible) as u64, oldest: None })
+        self.queue.depth().await
     }
 
     fn max_body(&self) -> usize {
-        self.max_body.unwrap_or(256 << 10)
+        self.queue.max_body()
     }
 
     fn max_hold(&self) -> Option<Duration> {
-        None
+        self.queue.max_hold()
     }
 }
