@@ -292,4 +292,10 @@ async fn counts_agree_after_a_race_of_everything() {
         let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut raw).await.unwrap();
         assert_eq!(count, 0, "{what}");
     }
+    // Sessions report their figures as they end, at the latest.
+    drop(stores);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    let deadlocks: i64 = sqlx::query_scalar(deadlocks).fetch_one(&mut raw).await.unwrap();
+    assert_eq!(deadlocks, 0, "locks are taken in one order");
 }
