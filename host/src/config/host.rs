@@ -319,7 +319,9 @@ mod tests {
             ..Overrides::default()
         };
         let text = Config::load(&overrides).unwrap_err().to_string();
-        for part in ["did you mean WASM_WORKER_LEASE?", "did you mean 'concurrency'?", "one of text, json", "known: after-claim, "] {
+        for part in
+            ["did you mean WASM_WORKER_LEASE?", "did you mean 'concurrency'?", "one of text, json", "known: after-receive, after-claim, "]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
     }
