@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashSet};
 const LONG: Duration = Duration::from_secs(60);
 
 /// A lease that a case waits out.
-const SHORT: Duration = Duration::from_millis(150);
+const SHORT: Duration = Duration::from_millis(400);
 
 const TENANT: &str = "t";
 
@@ -25,7 +25,8 @@ macro_rules! suite {
     ($store:expr; $($case:ident),+ $(,)?) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $case() {
-            let (store, _keep) = $store.await;
+            // No server here: said, and skipped.
+            let Some((store, _keep)) = $store.await.into() else { return };
             $crate::task_store::conformance::$case(&store).await;
         })+
     };
