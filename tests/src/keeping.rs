@@ -218,6 +218,7 @@ fn what_ended_long_ago_is_pruned_and_dead_letters_stay(place: &Place) {
     place.run(&["submit", &file, "--job-id", "waits", "--params", VALUE]).ok();
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!(json_of(place, &["prune"]), json!({"dry_run": false, "jobs": 0, "tasks": 0}), "nothing is 30 days old");
+    assert_eq!(json_of(place, &["prune", "--dry-run", "--set", "store.retention=1ms"])["jobs"], 3);
     assert_eq!(json_of(place, &["prune", "--older-than", "1ms", "--dry-run"]), json!({"dry_run": true, "jobs": 3, "tasks": 9}));
     assert_eq!(json_of(place, &["jobs", "list"]).as_array().unwrap().len(), 5);
     assert_eq!(place.run(&["prune", "--older-than", "1ms"]).ok().out, "3 jobs with 9 tasks removed\n");
