@@ -1,7 +1,7 @@
 -- The task store: the `tasks` table is the queue as well. Times are Unix milliseconds by the server's own clock.
--- No foreign keys: rows point at rows that the same transaction wrote, and a check per row costs more than it could find.
 -- Numbers (`id`) are for joins inside this database; (tenant, task_id) is what everybody else knows a task by. All numbers
 -- are BIGINT and flags are 0 and 1, as in SQLite; names sort by their bytes, whatever the language of the database.
+-- No foreign keys: rows point at rows that the same transaction wrote, and a check per row costs more than it could find.
 
 -- Numbers of jobs, groups and tasks.
 CREATE SEQUENCE numbers;
@@ -165,21 +165,21 @@ CREATE TABLE turns (
 );
 
 CREATE TABLE dead_letters (
-    id       BIGINT PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
-    tenant   TEXT COLLATE "C" NOT NULL,
+    id        BIGINT PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    tenant    TEXT COLLATE "C" NOT NULL,
     -- The row that died; none for a newcomer that never became a task.
-    task     BIGINT,
-    task_id  TEXT COLLATE "C",
-    job_id   TEXT COLLATE "C",
-    step     TEXT COLLATE "C",
+    task      BIGINT,
+    task_id   TEXT COLLATE "C",
+    job_id    TEXT COLLATE "C",
+    step      TEXT COLLATE "C",
     -- Of a message that was refused on arrival: where it came from, and the hash of its body.
     queue     TEXT COLLATE "C",
     body_hash TEXT COLLATE "C",
-    code     TEXT COLLATE "C" NOT NULL,
-    error    TEXT NOT NULL,
-    attempts BIGINT NOT NULL,
-    message  TEXT NOT NULL,
-    died_at  BIGINT NOT NULL
+    code      TEXT COLLATE "C" NOT NULL,
+    error     TEXT NOT NULL,
+    attempts  BIGINT NOT NULL,
+    message   TEXT NOT NULL,
+    died_at   BIGINT NOT NULL
 );
 
 CREATE INDEX dead_letters_task ON dead_letters (tenant, task_id);

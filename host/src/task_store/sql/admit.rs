@@ -3,7 +3,7 @@
 
 use super::claim::{Pick, Ready, take};
 use super::database::{args, array};
-use super::dialect::{Statement, sql};
+use super::dialect::sql;
 use super::fault::Fault;
 use super::lapse::Lapsed;
 use super::run_end::millis;
@@ -31,24 +31,6 @@ struct Row {
     #[sqlx(flatten)]
     ready: Ready,
 }
-
-/// The rows of messages, held until the end of the transaction: nobody else leases them meanwhile. $1 ids.
-static ROWS: Statement = Statement::pair(
-    "
-SELECT t.id, t.crashes, t.priority, t.fair, t.tenant, t.task_id, t.payload_hash, t.state, t.not_before, t.lease_until
-FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id",
-    "
-SELECT t.id, t.crashes, t.priority, t.fair, t.tenant, t.task_id, t.payload_hash, t.state, t.not_before, t.lease_until
-FROM tasks t WHERE (t.tenant, t.task_id) IN (SELECT w.tenant, w.task_id FROM {rows $1 tenant:text task_id:text} w)
-ORDER BY t.id FOR NO KEY UPDATE",
-);
-
-/// COMMITTED and abandoned: leased to whoever holds the message now. $1 pairs of (row, until).
-static TAKE_UNFINISHED: Statement = Statement::new(
-    "
-UPDATE tasks SET lease_until = c.until FROM {rows $1 id:int until:int} c WHERE tasks.id = c.id
-RETURNING tasks.id, tenant, task_id, output_prefix, manifest",
-);
 
 /// One list of answers per request, in order.
 pub(super) async fn admit(tx: &mut Tx<'_>, requests: &[Arrivals<'_>], lapsed: &[Lapsed]) -> Result<Vec<Vec<Admission>>, Fault> {
@@ -111,7 +93,11 @@ async fn enter(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<(Vec<Submitted>, 
 
 async fn rows(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<Rows, Fault> {
     let ids: Vec<(&str, &str)> = all.iter().map(|a| (a.job.tenant.as_str(), a.job.root.task_id.as_str())).collect();
-    let rows: Vec<Row> = tx.rows(&ROWS, args![array(&ids)?]).await?;
+    let find = sql!(
+        "SELECT DISTINCT t.id, t.crashes, t.priority, t.fair, t.tenant, t.task_id, t.payload_hash, t.state, t.not_before, t.lease_until \
+         FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id"
+    );
+    let rows: Vec<Row> = tx.rows(find, args![array(&ids)?]).await?;
     Ok(rows.into_iter().map(|row| ((row.tenant.clone(), row.task_id.clone()), row)).collect())
 }
 
@@ -182,15 +168,20 @@ fn why_not(entry: Submitted) -> TaskError {
     }
 }
 
+/// COMMITTED and abandoned: leased to whoever holds the message now.
 async fn take_unfinished(tx: &mut Tx<'_>, unfinished: &[(i64, usize, i64)]) -> Result<Vec<(usize, Unfinished)>, Fault> {
     if unfinished.is_empty() {
         return Ok(Vec::new());
     }
-    let leases: Vec<(i64, i64)> = unfinished.iter().map(|(id, _, until)| (*id, *until)).collect();
-    let rows: Vec<(i64, String, String, String, String)> = tx.rows(&TAKE_UNFINISHED, args![array(&leases)?]).await?;
+    let take = sql!(
+        "UPDATE tasks SET lease_until = c.until FROM {rows $1 id:int place:int until:int} c \
+         WHERE tasks.id = c.id AND tasks.state = 'COMMITTED' RETURNING tasks.id, tenant, task_id, output_prefix, manifest"
+    );
+    let places: HashMap<i64, usize> = unfinished.iter().map(|(id, place, _)| (*id, *place)).collect();
+    let rows: Vec<(i64, String, String, String, String)> = tx.rows(take, args![array(unfinished)?]).await?;
     let mut taken = Vec::with_capacity(rows.len());
-    for (row, tenant, task_id, output_prefix, manifest) in rows {
-        let Some((_, place, _)) = unfinished.iter().find(|(id, ..)| *id == row) else { continue };
+    for (id, tenant, task_id, output_prefix, manifest) in rows {
+        let Some(place) = places.get(&id) else { continue };
         taken.push((*place, Unfinished { key: TaskKey::new(tenant, task_id), output_prefix, manifest: serde_json::from_str(&manifest)? }));
     }
     Ok(taken)

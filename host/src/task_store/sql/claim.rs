@@ -35,7 +35,7 @@ SELECT EXISTS (SELECT 1 FROM {texts $2} s {join} tasks t {index tasks_ready}
 pub(super) static PROMOTE: Statement = Statement::new(
     "
 WITH c AS MATERIALIZED (SELECT id FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = $1 AND not_before <= $2
-                        ORDER BY not_before LIMIT $3 {skip locked})
+                        ORDER BY not_before LIMIT $3 {skip locked tasks})
 UPDATE tasks SET due = 1 WHERE id IN (SELECT id FROM c)",
 );
 
@@ -43,7 +43,7 @@ UPDATE tasks SET due = 1 WHERE id IN (SELECT id FROM c)",
 pub(super) static HEAD: Statement = Statement::new(
     "
 SELECT id, crashes, priority, fair FROM tasks {index tasks_ready}
-WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 ORDER BY priority DESC, fair, id LIMIT $3 {skip locked}",
+WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}",
 );
 
 /// The same among the tasks of one job: $4 tenant, $5 job id.
@@ -51,7 +51,7 @@ static HEAD_OF_JOB: Statement = Statement::new(
     "
 SELECT id, crashes, priority, fair FROM tasks {index tasks_job}
 WHERE job = (SELECT id FROM jobs WHERE tenant = $4 AND job_id = $5) AND state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2
-ORDER BY priority DESC, fair, id LIMIT $3 {skip locked}",
+ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}",
 );
 
 /// Leases what was picked: $1 picks, $2 now.
@@ -59,7 +59,7 @@ pub(super) static LEASE: Statement = Statement::new(
     "
 UPDATE tasks SET state = 'PROCESSING', due = 0, epoch = epoch + 1, owner = c.owner, lease_until = $2 + c.lease, claimed_at = $2, progress = NULL
 FROM {rows $1 id:int owner:text lease:int} c
-WHERE tasks.id = c.id
+WHERE tasks.id = c.id AND tasks.state = 'QUEUED'
 RETURNING tasks.id, job, tenant, task_id, epoch, tasks.owner, payload_hash, step, key, priority, attempts, handbacks, crashes, max_attempts,
           output_prefix, parent IS NULL AS is_root, not_before, cancel_at IS NOT NULL AS cancelled,
           (SELECT prefix FROM jobs WHERE jobs.id = tasks.job) AS job_prefix,
@@ -190,21 +190,19 @@ pub(super) async fn take(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<Vec<(usi
     }
     let mut leased = lease(tx, picks).await?;
     let mut taken = Vec::with_capacity(picks.len());
-    let mut unreadable = Vec::new();
+    let (mut unreadable, mut jobs) = (Vec::new(), Vec::new());
     for pick in picks {
         let Some(row) = leased.remove(&pick.task.id) else { continue };
-        taken.push((
-            pick.request,
-            claimed_of(row, tx.now).map_err(|(job, error)| {
-                unreadable.push((pick.task.id, job, error.clone()));
-                error
-            }),
-        ));
+        let job = row.job;
+        let task = claimed_of(row, tx.now);
+        if let Err(error) = &task {
+            unreadable.push((pick.task.id, error.clone()));
+            jobs.push(job);
+        }
+        taken.push((pick.request, task));
     }
     if !unreadable.is_empty() {
-        let jobs: Vec<i64> = unreadable.iter().map(|(_, job, _)| *job).collect();
         lock::jobs(tx, &jobs).await?;
-        let unreadable: Vec<_> = unreadable.into_iter().map(|(task, _, error)| (task, error)).collect();
         let mut changes = Changes::default();
         lapse::bury(tx, &unreadable, &mut changes).await?;
         finish(tx, changes).await?;
@@ -308,9 +306,9 @@ async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<HashMap<i64, Lease
 }
 
 /// The row as the worker gets it. A message that does not parse was written by something else: it can never run.
-fn claimed_of(row: Leased, now: i64) -> Result<Claimed, (i64, TaskError)> {
-    let message: Message = serde_json::from_str(&row.message)
-        .map_err(|e| (row.job, TaskError::new("unreadable", format!("stored message does not parse: {e}"))))?;
+fn claimed_of(row: Leased, now: i64) -> Result<Claimed, TaskError> {
+    let message: Message =
+        serde_json::from_str(&row.message).map_err(|e| TaskError::new("unreadable", format!("stored message does not parse: {e}")))?;
     Ok(Claimed {
         lease: lease_of(&row.tenant, &row.task_id, row.epoch, &row.owner),
         message,

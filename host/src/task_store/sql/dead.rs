@@ -51,7 +51,8 @@ const CAN_GO_BACK: &str = " AND EXISTS (SELECT 1 FROM tasks t JOIN jobs j ON j.i
 
 async fn select(db: &mut Db<'_>, filter: &DeadLetterFilter, only: &str) -> Result<Vec<Letter>, Fault> {
     let mut query = Query::new(
-        "SELECT l.id, l.task, l.tenant, l.task_id, l.job_id, l.step, l.queue, l.error, l.attempts, l.message, l.died_at FROM dead_letters l WHERE true",
+        "SELECT l.id, l.task, l.tenant, l.task_id, l.job_id, l.step, l.queue, l.error, l.attempts, l.message, l.died_at \
+         FROM dead_letters l WHERE true",
     );
     if let Some(id) = filter.id {
         query.push(" AND l.id = ").bind(id);
@@ -82,16 +83,13 @@ pub(super) async fn letters(db: &mut Db<'_>, filter: &DeadLetterFilter, can_go_b
 pub(super) async fn redrive(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Result<Vec<DeadLetter>, Fault> {
     let letters = select(&mut tx.db(), filter, CAN_GO_BACK).await?;
     let tasks: Vec<i64> = letters.iter().filter_map(|l| l.task).collect();
-    let jobs = sql!("SELECT DISTINCT job FROM tasks WHERE id IN {ints $1}");
-    let jobs: Vec<i64> = tx.rows::<(i64,)>(jobs, args![array(&tasks)?]).await?.into_iter().map(|(job,)| job).collect();
-    lock::jobs(tx, &jobs).await?;
+    lock::jobs_of(tx, &tasks).await?;
     // One that had committed goes back to COMMITTED, without a lease: the sweeper finalises it again. What can go back is asked once
     // more: somebody may have been faster.
     let put_back = sql!(
         "UPDATE tasks SET
              state = CASE WHEN manifest IS NULL THEN 'QUEUED' ELSE 'COMMITTED' END,
-             due = CASE WHEN manifest IS NULL AND queue IS NULL THEN 1 ELSE 0 END, not_before = $2, lease_until = 0,
-             sent_at = $2, sends = 0,
+             due = CASE WHEN manifest IS NULL AND queue IS NULL THEN 1 ELSE 0 END, not_before = $2, lease_until = 0, sent_at = $2, sends = 0,
              attempts = 0, handbacks = 0, crashes = 0, cancel_at = NULL, error = NULL, ended_at = NULL
          WHERE id IN {ints $1} AND state = 'DEAD'
            AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = tasks.job AND j.state = 'PROCESSING' AND j.stopping = 1)
@@ -104,12 +102,12 @@ pub(super) async fn redrive(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Resul
     }
     let jobs: Vec<i64> = back.iter().map(|(_, job, _)| *job).collect();
     tx.execute(sql!("UPDATE jobs SET stopping = 0 WHERE id IN {ints $1}"), args![array(&jobs)?]).await?;
-    let back: HashSet<i64> = back.into_iter().map(|(task, ..)| task).collect();
+    let back: Vec<i64> = back.into_iter().map(|(task, ..)| task).collect();
+    outbox::put(tx, &back).await?;
+    let back: HashSet<i64> = back.into_iter().collect();
     let letters: Vec<Letter> = letters.into_iter().filter(|l| l.task.is_some_and(|task| back.contains(&task))).collect();
     let ids: Vec<i64> = letters.iter().map(|l| l.id).collect();
     tx.execute(sql!("DELETE FROM dead_letters WHERE id IN {ints $1}"), args![array(&ids)?]).await?;
-    let tasks: Vec<i64> = letters.iter().filter_map(|l| l.task).collect();
-    outbox::put(tx, &tasks).await?;
     finish(tx, changes).await?;
     tx.enqueued |= !back.is_empty();
     letters.into_iter().map(Letter::into_view).collect()
@@ -119,9 +117,14 @@ pub(super) async fn redrive(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Resul
 pub(super) async fn purge(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Result<Vec<DeadLetter>, Fault> {
     let letters = select(&mut tx.db(), filter, "").await?;
     let tasks: Vec<i64> = letters.iter().filter_map(|l| l.task).collect();
+    lock::jobs_of(tx, &tasks).await?;
+    // One that was put back meanwhile has no letter any more.
     let ids: Vec<i64> = letters.iter().map(|l| l.id).collect();
-    let drop_staged = sql!("UPDATE tasks SET manifest = NULL, children = NULL, leftover = $2 WHERE id IN {ints $1} AND state = 'DEAD'");
-    tx.execute(drop_staged, args![array(&tasks)?, tx.now]).await?;
-    tx.execute(sql!("DELETE FROM dead_letters WHERE id IN {ints $1}"), args![array(&ids)?]).await?;
+    let gone: Vec<(i64,)> = tx.rows(sql!("DELETE FROM dead_letters WHERE id IN {ints $1} RETURNING id"), args![array(&ids)?]).await?;
+    let gone: HashSet<i64> = gone.into_iter().map(|(id,)| id).collect();
+    let letters: Vec<Letter> = letters.into_iter().filter(|l| gone.contains(&l.id)).collect();
+    let tasks: Vec<i64> = letters.iter().filter_map(|l| l.task).collect();
+    let forget = sql!("UPDATE tasks SET manifest = NULL, children = NULL, leftover = $2 WHERE id IN {ints $1} AND state = 'DEAD'");
+    tx.execute(forget, args![array(&tasks)?, tx.now]).await?;
     letters.into_iter().map(Letter::into_view).collect()
 }

@@ -9,7 +9,7 @@
 //! | `{max}`, `{min}` | `max`, `min` of several values | `greatest`, `least` |
 //! | `{join}` | `CROSS JOIN`, which keeps the order of tables | `JOIN` |
 //! | `{index tasks_ready}` | `INDEXED BY tasks_ready` | nothing: its planner has statistics |
-//! | `{skip locked}` | nothing: there is one writer | `FOR NO KEY UPDATE SKIP LOCKED` |
+//! | `{skip locked t}` | nothing: there is one writer | `FOR NO KEY UPDATE OF t SKIP LOCKED` |
 //!
 //! Parameters are `$1`, `$2`, … Whole numbers are BIGINT, flags are 0 and 1.
 
@@ -97,7 +97,7 @@ fn replacement(directive: &str, dialect: Dialect) -> Option<String> {
         ("join", Sqlite) => "CROSS JOIN".to_owned(),
         ("join", Postgres) => "JOIN".to_owned(),
         ("index", Sqlite) => format!("INDEXED BY {}", words.next()?),
-        ("skip", Postgres) => "FOR NO KEY UPDATE SKIP LOCKED".to_owned(),
+        ("skip", Postgres) => format!("FOR NO KEY UPDATE OF {} SKIP LOCKED", words.nth(1)?),
         ("index", Postgres) | ("skip", Sqlite) => String::new(),
         _ => return None,
     })
@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn braces_become_what_each_database_understands() {
-        let text = "UPDATE t SET a = {max}(t.a, $2) FROM {rows $1 id:int name:text} c WHERE t.id = c.id OR t.id IN {ints $3} {skip locked}";
+        let text =
+            "UPDATE t SET a = {max}(t.a, $2) FROM {rows $1 id:int name:text} c WHERE t.id = c.id OR t.id IN {ints $3} {skip locked t}";
         assert_eq!(
             expand(text, Dialect::Sqlite),
             "UPDATE t SET a = max(t.a, $2) FROM (SELECT value->>0 AS id, value->>1 AS name FROM jsonb_each($1)) c WHERE t.id = c.id \
@@ -134,7 +135,7 @@ mod tests {
             expand(text, Dialect::Postgres),
             "UPDATE t SET a = greatest(t.a, $2) FROM (SELECT (value->>0)::bigint AS id, (value->>1)::text AS name \
              FROM json_array_elements($1::json)) c WHERE t.id = c.id \
-             OR t.id IN (SELECT value::bigint AS value FROM json_array_elements_text($3::json)) FOR NO KEY UPDATE SKIP LOCKED"
+             OR t.id IN (SELECT value::bigint AS value FROM json_array_elements_text($3::json)) FOR NO KEY UPDATE OF t SKIP LOCKED"
         );
         assert_eq!(
             expand("{objects $1 a:int b:text} x", Dialect::Sqlite),

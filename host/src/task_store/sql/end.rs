@@ -306,8 +306,8 @@ async fn count_jobs(tx: &mut Tx<'_>, jobs: &BTreeMap<i64, i64>) -> Result<(), Fa
                 idle_since = CASE WHEN jobs.live + c.live = 0 AND feed = 'open' THEN coalesce(idle_since, $2) END, \
                 state = CASE WHEN jobs.live + c.live > 0 OR feed = 'open' THEN 'PROCESSING' \
                     WHEN EXISTS (SELECT 1 FROM tasks t WHERE t.job = jobs.id AND t.state = 'DEAD') \
-                      OR EXISTS (SELECT 1 FROM dead_letters d \
-                                 WHERE d.tenant = jobs.tenant AND d.job_id = jobs.job_id AND d.body_hash IS NULL) THEN 'FAILED' \
+                      OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.tenant = jobs.tenant AND d.job_id = jobs.job_id \
+                                   AND d.body_hash IS NULL) THEN 'FAILED' \
                     WHEN cancel_at IS NOT NULL THEN 'CANCELLED' ELSE 'DONE' END \
          FROM {rows $1 id:int live:int} c WHERE jobs.id = c.id RETURNING jobs.id, jobs.live"
     );

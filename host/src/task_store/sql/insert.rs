@@ -66,8 +66,8 @@ INSERT INTO tasks (id, job, grp, tenant, task_id, pipeline, step, key, payload_h
 SELECT id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
        max_attempts, parent, path, is_input, waits, queue, CASE WHEN queue IS NOT NULL THEN $2 END, on_failure, ended_at, output_prefix, $2
 FROM {objects $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step:text key:text payload_hash:text state:text due:int
-      not_before:int priority:int fair:int max_attempts:int parent:int path:text is_input:int waits:int queue:text
-      on_failure:text ended_at:int output_prefix:text} c",
+      not_before:int priority:int fair:int max_attempts:int parent:int path:text is_input:int waits:int queue:text on_failure:text
+      ended_at:int output_prefix:text} c",
 );
 
 static INSERT_MESSAGES: Statement =
@@ -149,6 +149,9 @@ struct Turn {
 /// Start tags (start-time fair queueing): a job's next task begins where its last one ended, but never before the lane's virtual
 /// time, which is the highest tag claimed so far. So a job that comes late stands beside the head of one that came with many.
 pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Result<(), Fault> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     let turn_of = |row: &NewRow<'_>| Turn {
         job: row.job,
         pipeline: row.pipeline.to_owned(),
@@ -185,6 +188,9 @@ pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
 
 /// The virtual time of lanes, for tasks that begin a job: one task is not worth a turn of its own.
 pub(super) async fn assign_first(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Result<(), Fault> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     let lane_of = |row: &NewRow<'_>| (row.pipeline.to_owned(), row.task.step.clone(), row.task.priority.min(9));
     let mut lanes: Vec<(String, String, u8)> = rows.iter().map(lane_of).collect();
     lanes.sort();

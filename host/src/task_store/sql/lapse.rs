@@ -104,20 +104,19 @@ pub(super) async fn bury(tx: &mut Tx<'_>, tasks: &[(i64, TaskError)], changes: &
     give_up(tx, &letters, changes).await
 }
 
-/// What follows for rows that are DEAD now, each with the code of its error: their letters, and the tasks that their steps name for a failure.
+/// What follows for rows that are DEAD now, each with the code of its error: their letters, and the tasks that their steps name for a
+/// failure.
 pub(super) async fn give_up(tx: &mut Tx<'_>, tasks: &[(i64, &str)], changes: &mut Changes) -> Result<(), Fault> {
     if tasks.is_empty() {
         return Ok(());
     }
     write_letters(tx, tasks).await?;
-    let ids: Vec<i64> = tasks.iter().map(|(id, _)| *id).collect();
-    let find = sql!(
-        "SELECT t.id, t.job, t.grp, t.tenant, t.pipeline, t.path, t.is_input = 1 AS is_input, t.priority, t.on_failure, t.error, \
-                m.message, j.prefix \
-         FROM {ints $1} w {join} tasks t ON t.id = w.value JOIN jobs j ON j.id = t.job JOIN messages m ON m.task = t.id \
-         WHERE t.on_failure IS NOT NULL AND j.stopping = 0 ORDER BY t.id"
+    let follow = sql!(
+        "SELECT t.id, t.job, t.grp, t.tenant, t.pipeline, t.path, t.is_input, t.priority, t.on_failure, t.error, m.message, j.prefix \
+         FROM {rows $1 id:int code:text} w {join} tasks t ON t.id = w.id JOIN jobs j ON j.id = t.job JOIN messages m ON m.task = t.id \
+         WHERE t.on_failure IS NOT NULL AND j.stopping = 0"
     );
-    let rows: Vec<Dead> = tx.rows(find, args![array(&ids)?]).await?;
+    let rows: Vec<Dead> = tx.rows(follow, args![array(tasks)?]).await?;
     for row in rows {
         match row.follows() {
             Ok(task) => changes.parent(row.parent(task)),
@@ -137,7 +136,7 @@ struct Dead {
     tenant: String,
     pipeline: String,
     path: String,
-    is_input: bool,
+    is_input: i64,
     priority: i64,
     on_failure: String,
     error: String,
@@ -150,15 +149,15 @@ impl Dead {
         let route: FailureRoute = serde_json::from_str(&self.on_failure).map_err(|e| e.to_string())?;
         let message: Message = serde_json::from_str(&self.message).map_err(|e| e.to_string())?;
         let error: TaskError = serde_json::from_str(&self.error).map_err(|e| e.to_string())?;
-        let dead =
-            GivenUp { tenant: &self.tenant, message: &message, priority: priority(self.priority), job_prefix: &self.prefix, error: &error };
+        let (tenant, job_prefix) = (&self.tenant, &self.prefix);
+        let dead = GivenUp { tenant, message: &message, priority: priority(self.priority), job_prefix, error: &error };
         children::failure(&dead, &route)
     }
 
     fn parent(self, task: NewTask) -> Parent {
         let children = Children { tasks: vec![task], then: None };
         let Self { id, job, grp: group, tenant, pipeline, path, is_input, .. } = self;
-        Parent { id, job, group, tenant, pipeline, path, is_input, children }
+        Parent { id, job, group, tenant, pipeline, path, is_input: is_input == 1, children }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The outbox: messages on their way to brokers. Written in the transaction that makes a task ready, gone once a broker has confirmed.
 
 use super::database::{Db, args, array};
-use super::dialect::{Statement, sql};
+use super::dialect::sql;
 use super::end::Parent;
 use super::fault::Fault;
 use super::insert::NewRow;
@@ -21,7 +21,7 @@ pub(super) async fn put(tx: &mut Tx<'_>, tasks: &[i64]) -> Result<(), Fault> {
     let put = sql!(
         "INSERT INTO outbox (task, tenant, task_id, queue, not_before, body) \
          SELECT t.id, t.tenant, t.task_id, t.queue, t.not_before, m.message FROM {ints $1} w \
-         {join} tasks t ON t.id = w.value JOIN messages m ON m.task = t.id WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL ORDER BY t.id"
+         {join} tasks t ON t.id = w.value JOIN messages m ON m.task = t.id WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL"
     );
     tx.execute(put, args![array(tasks)?]).await
 }
@@ -65,11 +65,12 @@ pub(super) async fn anything(db: &mut Db<'_>) -> Result<bool, Fault> {
 /// Leases what is nobody's, oldest first.
 pub(super) async fn outgoing(tx: &mut Tx<'_>, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, Fault> {
     let now = tx.now;
-    let lease_rows = sql!(
-        "WITH c AS MATERIALIZED (SELECT id FROM outbox WHERE leased_until <= $1 ORDER BY id LIMIT $3 {skip locked}) \
-         UPDATE outbox SET leased_until = $1 + $2 WHERE id IN (SELECT id FROM c) RETURNING id, queue, tenant, task_id, body, not_before"
+    let take = sql!(
+        "WITH c AS MATERIALIZED (SELECT id FROM outbox WHERE leased_until <= $1 ORDER BY id LIMIT $3 {skip locked outbox}) \
+         UPDATE outbox SET leased_until = $1 + $2 WHERE id IN (SELECT id FROM c) \
+         RETURNING id, queue, tenant, task_id, body, not_before"
     );
-    let mut rows: Vec<(i64, String, String, String, String, i64)> = tx.rows(lease_rows, args![now, millis(lease), limit]).await?;
+    let mut rows: Vec<(i64, String, String, String, String, i64)> = tx.rows(take, args![now, millis(lease), limit]).await?;
     rows.sort_by_key(|(id, ..)| *id);
     let delay = |not_before: i64| Duration::from_millis((not_before - now).max(0).unsigned_abs());
     Ok(rows
@@ -95,38 +96,30 @@ const RESEND_AFTER: Duration = Duration::from_secs(3600);
 /// Most doublings of it: 32 hours.
 const RESEND_DOUBLINGS: i64 = 5;
 
-/// Tasks whose message seems lost: none was under way for long ($1 now, $2 how long at first, $3 doublings, $4 limit).
-static LOST: Statement = Statement::new(
-    "
-SELECT t.id FROM tasks t {index tasks_broker}
-WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL AND t.sent_at <= $1 - $2
-  AND {max}(t.sent_at, t.not_before) + $2 * (1 << CAST({min}(t.sends, $3) AS INTEGER)) <= $1
-  AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.task = t.id)
-ORDER BY t.id LIMIT $4 {skip locked}",
-);
-
-/// The same: their queue was empty ever since ($1 now, $2 pairs of (queue, ms), $3 limit).
-static LOST_BY_QUEUE: Statement = Statement::new(
-    "
-SELECT t.id FROM tasks t {index tasks_broker}
-WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.task = t.id)
-  AND EXISTS (SELECT 1 FROM {rows $2 queue:text ms:int} q WHERE q.queue = t.queue AND t.sent_at < $1 - q.ms AND t.not_before < $1 - q.ms)
-ORDER BY t.id LIMIT $3 {skip locked}",
-);
-
-/// Sends a message again for every task whose own seems lost. Returns how many.
+/// Sends a message again for every task whose own seems lost: none for long, or its queue was empty ever since the last one. Returns
+/// how many.
 pub(super) async fn resend(tx: &mut Tx<'_>, idle: &[(&str, i64)], limit: u32) -> Result<u64, Fault> {
-    let now = tx.now;
-    let mut lost: Vec<(i64,)> = tx.rows(&LOST, args![now, millis(RESEND_AFTER), RESEND_DOUBLINGS, limit]).await?;
-    if !idle.is_empty() {
-        lost.extend(tx.rows::<(i64,)>(&LOST_BY_QUEUE, args![now, array(idle)?, limit]).await?);
-    }
-    let mut lost: Vec<i64> = lost.into_iter().map(|(id,)| id).collect();
+    let old = sql!(
+        "SELECT t.id FROM tasks t {index tasks_broker} \
+         WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL AND t.sent_at <= $1 - $2 \
+           AND {max}(t.sent_at, t.not_before) + ($2 << CAST({min}(t.sends, $3) AS INTEGER)) <= $1 \
+           AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.task = t.id) \
+         LIMIT $4 {skip locked t}"
+    );
+    let old: Vec<(i64,)> = tx.rows(old, args![tx.now, millis(RESEND_AFTER), RESEND_DOUBLINGS, limit]).await?;
+    let quiet = sql!(
+        "SELECT t.id FROM {rows $2 queue:text ms:int} q {join} tasks t {index tasks_broker} ON t.queue = q.queue \
+         WHERE t.state = 'QUEUED' AND t.sent_at < $1 - q.ms AND t.not_before < $1 - q.ms \
+           AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.task = t.id) \
+         LIMIT $3 {skip locked t}"
+    );
+    let quiet: Vec<(i64,)> = if idle.is_empty() { Vec::new() } else { tx.rows(quiet, args![tx.now, array(idle)?, limit]).await? };
+    let mut lost: Vec<i64> = old.into_iter().chain(quiet).map(|(id,)| id).collect();
     lost.sort_unstable();
     lost.dedup();
     if !lost.is_empty() {
         put(tx, &lost).await?;
-        tx.execute(sql!("UPDATE tasks SET sent_at = $2, sends = sends + 1 WHERE id IN {ints $1}"), args![array(&lost)?, now]).await?;
+        tx.execute(sql!("UPDATE tasks SET sent_at = $2, sends = sends + 1 WHERE id IN {ints $1}"), args![array(&lost)?, tx.now]).await?;
     }
     Ok(lost.len() as u64)
 }

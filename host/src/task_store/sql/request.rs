@@ -74,15 +74,15 @@ impl Request {
             Self::Refuse(refused) => refused.len(),
             Self::Sent(ids) => ids.len(),
             Self::Sweep(SweepRequest { limit, .. }) | Self::Outgoing(_, limit) => *limit as usize,
-            Self::End(_) | Self::Settle(..) | Self::BuryCommitted(..) | Self::CancelTask(_) => 1,
-            // These are apart.
-            Self::Redrive(_) | Self::CancelJob(..) | Self::Purge(_) | Self::Seal(..) | Self::Prune(..) => 1,
+            // Each with the tasks of its jobs.
+            Self::Prune(..) | Self::Purge(_) | Self::Redrive(_) | Self::CancelJob(..) => 1000,
+            Self::End(_) | Self::Settle(..) | Self::BuryCommitted(..) | Self::CancelTask(_) | Self::Seal(..) => 1,
         }
     }
 
     /// Whether it gets a transaction of its own, because it touches rows that it does not name.
     pub fn is_apart(&self) -> bool {
-        matches!(self, Self::Redrive(_) | Self::CancelJob(..) | Self::Purge(_) | Self::Seal(..) | Self::Prune(..))
+        matches!(self, Self::Redrive(_) | Self::Purge(_) | Self::Prune(..) | Self::CancelJob(..))
     }
 
     /// The answer, where reading alone shows that there is nothing to do: it spares the write lock, which other processes want too.
@@ -141,11 +141,10 @@ pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Out
         let answers = jobs.members.iter().map(|jobs| answers.by_ref().take(jobs.len()).collect()).collect();
         jobs.answer(&mut outcomes, answers, Answer::Submitted);
     }
-    let arrivals =
-        Kind::of(
-            batch,
-            |r| if let Request::Admit(jobs, lease, worker) = r { Some((jobs.as_slice(), *lease, worker.as_str())) } else { None },
-        );
+    let arrivals = Kind::of(batch, |r| match r {
+        Request::Admit(jobs, lease, worker) => Some((jobs.as_slice(), *lease, worker.as_str())),
+        _ => None,
+    });
     if !arrivals.members.is_empty() {
         let answers = admit::admit(tx, &arrivals.members, &lapsed).await?;
         arrivals.answer(&mut outcomes, answers, Answer::Admitted);

@@ -5,11 +5,11 @@ use super::dialect::{Statement, sql};
 use super::end::{Changes, finish};
 use super::fault::Fault;
 use super::insert::{self, NewRow};
-use super::lock;
 use super::outbox;
-use super::transaction::{Numbers, Tx};
+use super::transaction::Tx;
 use crate::task::state::TaskState;
 use crate::task_store::{Feed, NewJob, Submitted};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
@@ -43,6 +43,8 @@ struct Holders {
 /// A root task that is new, and the job it begins or joins.
 struct Newcomer<'a> {
     new: &'a NewJob,
+    /// Number of its row.
+    id: i64,
     job: (String, String),
     joins: bool,
 }
@@ -50,10 +52,9 @@ struct Newcomer<'a> {
 /// Creates what is new. One answer per job, in order. `announce`: whether a broker is to be told of tasks whose messages it carries;
 /// it is not where the message has just come from there.
 pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) -> Result<Vec<Submitted>, Fault> {
-    lock::submissions(tx).await?;
     let mut holders = holders(tx, jobs).await?;
     let mut occupied = occupied(tx, jobs).await?;
-    // A number each for the job, its root group and its root task.
+    // A number each for a job, its root group and its root task.
     let mut numbers = tx.numbers(3 * jobs.len()).await?;
     let mut answers = Vec::with_capacity(jobs.len());
     let mut newcomers = Vec::new();
@@ -69,17 +70,18 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) ->
             Taken { job_id: new.job_id.clone(), hash: new.root.payload_hash.clone() },
         );
         let joins = holders.jobs.contains_key(&key);
-        if !joins {
-            occupied.0.insert(new.prefix.clone());
-            holders.jobs.insert(key.clone(), new_holder(new, numbers.take()?, numbers.take()?));
-        }
-        if let Some(holder) = holders.jobs.get_mut(&key) {
-            holder.grow(&new.feed);
-        }
-        newcomers.push(Newcomer { new, job: key, joins });
+        let holder = match holders.jobs.entry(key.clone()) {
+            Entry::Occupied(holder) => holder.into_mut(),
+            Entry::Vacant(place) => {
+                occupied.0.insert(new.prefix.clone());
+                place.insert(new_holder(new, numbers.take()?, numbers.take()?))
+            }
+        };
+        holder.grow(&new.feed);
+        newcomers.push(Newcomer { new, id: numbers.take()?, job: key, joins });
     }
     if !newcomers.is_empty() {
-        create(tx, &newcomers, &holders, numbers, announce).await?;
+        create(tx, &newcomers, &holders, announce).await?;
     }
     Ok(answers)
 }
@@ -169,23 +171,15 @@ struct HolderRow {
 async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {
     let ids: Vec<(&str, &str, &str)> = jobs.iter().map(|j| (j.tenant.as_str(), j.job_id.as_str(), j.root.task_id.as_str())).collect();
     let ids = array(&ids)?;
-    // A job that a task joins is one that may end meanwhile.
-    let existing = sql!(
-        "SELECT j.id FROM {rows $1 tenant:text job_id:text task_id:text} w {join} jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id"
-    );
-    let existing: Vec<(i64,)> = tx.rows(existing, args![&ids]).await?;
-    let existing: Vec<i64> = existing.into_iter().map(|(id,)| id).collect();
-    lock::jobs(tx, &existing).await?;
     let by_job = sql!(
-        "SELECT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, \
+        "SELECT DISTINCT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, \
                 (SELECT t.grp FROM tasks t WHERE t.tenant = j.tenant AND t.task_id = j.root_task) AS grp \
-         FROM {ints $1} w {join} jobs j ON j.id = w.value"
+         FROM {rows $1 tenant:text job_id:text task_id:text} w {join} jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id"
     );
-    let by_job: Vec<HolderRow> = tx.rows(by_job, args![array(&existing)?]).await?;
+    let by_job: Vec<HolderRow> = tx.rows(by_job, args![&ids]).await?;
     let by_task = sql!(
-        "SELECT t.tenant, t.task_id, j.job_id, t.payload_hash \
-         FROM {rows $1 tenant:text job_id:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id \
-         {join} jobs j ON j.id = t.job"
+        "SELECT t.tenant, t.task_id, j.job_id, t.payload_hash FROM {rows $1 tenant:text job_id:text task_id:text} w \
+         {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} jobs j ON j.id = t.job"
     );
     let by_task: Vec<(String, String, String, String)> = tx.rows(by_task, args![ids]).await?;
     Ok(Holders {
@@ -194,7 +188,7 @@ async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {
     })
 }
 
-async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, mut numbers: Numbers, announce: bool) -> Result<(), Fault> {
+async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, announce: bool) -> Result<(), Fault> {
     let mut touched: BTreeMap<i64, &Holder> = BTreeMap::new();
     let (mut jobs, mut groups, mut first, mut further) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut changes = Changes::default();
@@ -204,15 +198,15 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
         touched.insert(holder.id, holder);
         if !newcomer.joins {
             let queue = if let Feed::Open { queue, .. } = &new.feed { queue.as_deref() } else { None };
-            jobs.push((holder.id, &new.tenant, &new.job_id, &new.pipeline, &new.prefix, &new.root.task_id, queue, holder.feed.as_str()));
+            jobs.push((holder.id, &new.tenant, &new.job_id, &new.pipeline, &new.prefix, &new.root.task_id, queue));
             groups.push((holder.grp, holder.id));
         }
-        let state = if holder.stopping != 0 { TaskState::Cancelled } else { TaskState::Queued };
+        let state = if holder.stopping == 1 { TaskState::Cancelled } else { TaskState::Queued };
         if holder.stopping == 0 {
             changes.live(holder.id, holder.grp, 1);
         }
         let row = NewRow {
-            id: numbers.take()?,
+            id: newcomer.id,
             job: holder.id,
             group: holder.grp,
             tenant: &new.tenant,
@@ -240,32 +234,33 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
     finish(tx, changes).await
 }
 
-/// Number, tenant, id, pipeline, prefix, first root task, queue, feed.
-type JobRow<'a> = (i64, &'a String, &'a String, &'a String, &'a String, &'a String, Option<&'a str>, &'a str);
+/// Number, tenant, id, pipeline, prefix, first root task, queue.
+type JobRow<'a> = (i64, &'a String, &'a String, &'a String, &'a String, &'a String, Option<&'a str>);
 
 async fn insert_jobs(tx: &mut Tx<'_>, jobs: &[JobRow<'_>], groups: &[(i64, i64)]) -> Result<(), Fault> {
     if jobs.is_empty() {
         return Ok(());
     }
     let insert = sql!(
-        "INSERT INTO jobs (id, tenant, job_id, pipeline, prefix, root_task, queue, created_at, feed) \
-         SELECT id, tenant, job_id, pipeline, prefix, root_task, queue, $2, feed \
-         FROM {rows $1 id:int tenant:text job_id:text pipeline:text prefix:text root_task:text queue:text feed:text} c"
+        "INSERT INTO jobs (id, tenant, job_id, pipeline, prefix, root_task, queue, created_at) \
+         SELECT id, tenant, job_id, pipeline, prefix, root_task, queue, $2 \
+         FROM {rows $1 id:int tenant:text job_id:text pipeline:text prefix:text root_task:text queue:text} c"
     );
     tx.execute(insert, args![array(jobs)?, tx.now]).await?;
-    tx.execute(sql!("INSERT INTO groups (id, job) SELECT id, job FROM {rows $1 id:int job:int} c"), args![array(groups)?]).await
+    let insert = sql!("INSERT INTO groups (id, job) SELECT id, job FROM {rows $1 id:int job:int} c");
+    tx.execute(insert, args![array(groups)?]).await
 }
 
 /// Writes down how fed jobs stand. One that was closed because nothing came is open again.
 async fn feed(tx: &mut Tx<'_>, touched: &BTreeMap<i64, &Holder>) -> Result<(), Fault> {
     let fed: Vec<(i64, &str, Option<i64>, i64)> =
         touched.values().filter(|h| h.feed != "single").map(|h| (h.id, h.feed.as_str(), h.expected, h.arrived)).collect();
-    if !fed.is_empty() {
-        let set = sql!(
-            "UPDATE jobs SET feed = c.feed, expected = c.expected, arrived = c.arrived \
-             FROM {rows $1 id:int feed:text expected:int arrived:int} c WHERE jobs.id = c.id"
-        );
-        tx.execute(set, args![array(&fed)?]).await?;
+    if fed.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let feed = sql!(
+        "UPDATE jobs SET feed = c.feed, expected = c.expected, arrived = c.arrived \
+         FROM {rows $1 id:int feed:text expected:int arrived:int} c WHERE jobs.id = c.id"
+    );
+    tx.execute(feed, args![array(&fed)?]).await
 }

@@ -81,7 +81,8 @@ pub(super) async fn depth(db: &mut Db<'_>, pipeline: &str) -> Result<Depth, Faul
 static NEXT_DUE: Statement = Statement::new(
     "
 SELECT {now},
-       (SELECT not_before FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = $1 ORDER BY not_before LIMIT 1),
+       (SELECT not_before FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = $1
+        ORDER BY not_before LIMIT 1),
        (SELECT lease_until FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND pipeline = $1 ORDER BY lease_until LIMIT 1)",
 );
 

@@ -59,20 +59,16 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Answer::Admitted(admitted) = &mut self.answer {
-            let leases = std::mem::take(admitted).into_iter().filter_map(|a| match a {
-                Admission::Claimed(task) => Some(task.lease),
-                _ => None,
-            });
-            // Without a writer nobody can give them back; they lapse.
-            self.returns.send(leases.collect()).ok();
-        }
-        if let Answer::Claimed(claimed) = &mut self.answer {
-            let leases: Vec<Lease> = claimed.drain(..).map(|task: Claimed| task.lease).collect();
-            if !leases.is_empty() {
-                // Without a writer nobody can give them back; they lapse.
-                self.returns.send(leases).ok();
+        let leases: Vec<Lease> = match &mut self.answer {
+            Answer::Claimed(claimed) => claimed.drain(..).map(|task: Claimed| task.lease).collect(),
+            Answer::Admitted(admitted) => {
+                admitted.drain(..).filter_map(|a| if let Admission::Claimed(task) = a { Some(task.lease) } else { None }).collect()
             }
+            _ => return,
+        };
+        if !leases.is_empty() {
+            // Without a writer nobody can give them back; they lapse.
+            self.returns.send(leases).ok();
         }
     }
 }
