@@ -143,6 +143,7 @@ impl Tx<'_> {
             }
         }
         let (tenant, root, job_id) = (arrival.tenant.clone(), arrival.root.clone(), arrival.job_id.clone());
+        let queue = if let Feed::Open { queue: Some(queue), .. } = &arrival.feed { queue.clone() } else { String::new() };
         let refused = match self.enter(arrival, true) {
             Submitted::Created | Submitted::Repeated => None,
             Submitted::Conflict => Some(TaskError::new("conflict", format!("the id of task '{}' or of its job is taken", key.task_id))),
@@ -153,7 +154,7 @@ impl Tx<'_> {
         };
         if let Some(error) = &refused {
             let hash = sha256(root.message.to_json().as_bytes());
-            self.refuse_task(&tenant, &root, error.clone(), Some(hash));
+            self.refuse_task(&tenant, &root, error.clone(), Some((queue, hash)));
         }
         (key, refused)
     }
