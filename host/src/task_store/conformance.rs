@@ -28,7 +28,7 @@ use std::collections::{BTreeSet, HashSet};
 const LONG: Duration = Duration::from_secs(60);
 
 /// A lease that a case waits out.
-const SHORT: Duration = Duration::from_millis(150);
+const SHORT: Duration = Duration::from_millis(400);
 
 const TENANT: &str = "t";
 
