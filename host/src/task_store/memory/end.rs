@@ -202,7 +202,7 @@ impl Tx<'_> {
         let now = self.now;
         let Some(job) = self.rows.jobs.get_mut(&id) else { return };
         job.quiet_at = if open && job.live == 0 { job.quiet_at.or(Some(now)) } else { None };
-        job.ended_at = state.is_ended().then_some(now);
+        job.ended_at = if state.is_ended() { job.ended_at.or(Some(now)) } else { None };
         job.state = state;
         if state.is_ended() {
             self.rows.turns.retain(|(job, _), _| *job != id);

@@ -12,8 +12,8 @@ use std::time::Duration;
 /// How long a message may be under way before it counts as lost though nothing is known of its queue: an hour.
 const LOST_AFTER: Duration = Duration::from_secs(3600);
 
-/// Most doublings of the time after which a message counts as lost again.
-const MAX_DOUBLINGS: u32 = 10;
+/// Most doublings of it.
+const MAX_DOUBLINGS: u32 = 5;
 
 impl Tx<'_> {
     pub(super) fn cancel_task(&mut self, key: &TaskKey) -> Result<TaskState, StoreError> {
