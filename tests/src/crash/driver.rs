@@ -28,6 +28,9 @@ const BATCH_PAUSE: Duration = Duration::from_millis(500);
 /// How long the loop goes on, once it has killed enough, for failpoints that no worker has come to.
 const LAST_POINTS: Duration = Duration::from_secs(60);
 
+/// So many violations, and going on tells nothing new.
+const HOPELESS: usize = 20;
+
 /// For so long after the database came back, workers may be found that gave up without it as they started.
 const EXCUSED: Duration = Duration::from_secs(10);
 
@@ -93,7 +96,7 @@ impl<'a> Driver<'a> {
             self.workers.push(worker);
         }
         let mut enough = None;
-        loop {
+        while self.report.violations.len() < HOPELESS {
             self.tick();
             if self.report.kills() >= kills {
                 let since: &Instant = enough.get_or_insert_with(Instant::now);

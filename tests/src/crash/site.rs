@@ -109,7 +109,7 @@ impl Site {
         let own = own.into_iter().chain(abort_at.map(|at| ("ABORT_AT", at)));
         let clock = if self.others.is_empty() { &self.clock } else { dice.pick(&self.others) };
         let settings = self.settings(clock).into_iter().chain(own.map(|(name, value)| (format!("WASM_WORKER_{name}"), value)));
-        let words = ["run", self.pipeline(), "--set", "worker.retry_first=20ms", "--set", "worker.retry_max=100ms"];
+        let words = ["run", self.pipeline(), "--set", "worker.retry.first=20ms", "--set", "worker.retry.max=100ms"];
         self.spawn(&words, log, settings.collect())
     }
 
