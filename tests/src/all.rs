@@ -8,4 +8,5 @@ mod guest_host;
 mod kill;
 mod ocr;
 mod servers;
+mod simulation;
 mod spin;

