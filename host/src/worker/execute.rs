@@ -211,11 +211,18 @@ async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answ
 
 async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -> (Box<dyn Guest>, Result<Answer, GuestFault>) {
     scope.started();
+    // The way here may have taken longer than the lease: a hook begins only while it holds.
+    if scope.check().is_err() {
+        return (guest, Err(GuestFault::Stopped));
+    }
     let output = match guest.process(work, scope).await {
         Ok(output) => output,
         Err(fault) => return (guest, Err(fault)),
     };
     scope.forbid_writes();
+    if scope.check().is_err() {
+        return (guest, Err(GuestFault::Stopped));
+    }
     let (outcome, payload, metrics) = (output.outcome.clone(), output.payload.clone(), output.metrics.clone());
     let fan_out = guest.publish_next(work, output, scope).await;
     (guest, fan_out.map(|fan_out| Answer { outcome, payload, metrics, fan_out }))

@@ -7,22 +7,21 @@ use wasm_worker::task::children::FAILURE;
 use wasm_worker::task::id::{TaskKey, sha256};
 use wasm_worker::task::message::{Message, MessageBounds};
 use wasm_worker::task::state::TaskState;
-use wasm_worker::task_store::DeadLetterFilter;
+use wasm_worker::task_store::{DeadLetter, DeadLetterFilter};
 
 /// The task that a message is for; none where it is no valid message.
-fn key_of(body: &[u8]) -> Option<(TaskKey, Message)> {
+fn key_of(body: &[u8]) -> Option<TaskKey> {
     let message = Message::decode(body, &MessageBounds::default()).ok()?;
-    let tenant = message.tenant.clone().unwrap_or_default();
-    Some((TaskKey::new(tenant, &message.task_id), message))
+    Some(TaskKey::new(message.tenant.unwrap_or_default(), message.task_id))
 }
 
 impl World {
     /// A message has gone for good.
     pub async fn check_acknowledged(&self, who: &str, queue: &str, body: &[u8]) {
         let known = key_of(body);
-        let name = known.as_ref().map_or_else(|| sha256(body), |(key, _)| shown(key));
+        let name = known.as_ref().map_or_else(|| sha256(body), shown);
         self.ledger().note(who, "acknowledged", format_args!("{name} of {queue}"));
-        if let Some((key, _)) = &known
+        if let Some(key) = &known
             && let Ok(task) = self.tasks.task(&key.tenant, &key.task_id).await
             && task.state.is_ended()
         {
@@ -30,14 +29,16 @@ impl World {
         }
         // No task, or somebody else's: then a dead letter keeps it.
         let letters = self.tasks.dead_letters(DeadLetterFilter::default()).await.unwrap_or_default();
-        if !letters.iter().any(|letter| letter.message.as_bytes() == body) {
+        let of_it =
+            |letter: &DeadLetter| letter.message.as_bytes() == body || known.is_some() && known == key_of(letter.message.as_bytes());
+        if !letters.iter().any(of_it) {
             self.ledger().violate(2, format_args!("the message of {name} is acknowledged before the store holds its end"));
         }
     }
 
     /// A message is on its way to a queue.
     pub async fn check_sent(&self, who: &str, queue: &str, body: &str) {
-        let Some((key, message)) = key_of(body.as_bytes()) else {
+        let Some(key) = key_of(body.as_bytes()) else {
             return self.ledger().violate(4, format_args!("what is sent to {queue} is no message: {body}"));
         };
         self.ledger().sent(who, queue, &key);
@@ -47,7 +48,7 @@ impl World {
         let Some(parent) = parent.filter(|_| !follows_failure) else { return };
         let ended = self.tasks.task(&parent.tenant, &parent.task_id).await.is_ok_and(|p| p.state == TaskState::Done);
         if !ended {
-            let text = format_args!("{} of {} is sent before {} has ended", shown(&key), message.job_id, shown(&parent)).to_string();
+            let text = format_args!("{} is sent before {} has ended", shown(&key), shown(&parent)).to_string();
             self.ledger().violate(4, text);
         }
     }

@@ -19,8 +19,8 @@ use coverage::Hits;
 use run::Outcome;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::Instant;
+use std::{panic, thread};
 
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 2000;
@@ -67,7 +67,7 @@ fn run_all(seeds: u64) -> Sum {
                     if seed >= seeds {
                         return;
                     }
-                    let outcome = run::run(seed, false);
+                    let outcome = panic::catch_unwind(|| run::run(seed, false)).unwrap_or_else(|_| Outcome::of_panic(seed));
                     let mut sum = sum.lock().unwrap();
                     sum.hits.add(&outcome.hits);
                     sum.seeds += 1;

@@ -59,6 +59,14 @@ pub struct Outcome {
     pub totals: Totals,
 }
 
+impl Outcome {
+    /// Of a seed that broke the simulation itself.
+    pub fn of_panic(seed: u64) -> Self {
+        let violation = Some("panicked; what it said stands above".to_owned());
+        Self { seed, violation, events: Vec::new(), history: 0, hits: Hits::default(), totals: Totals::default() }
+    }
+}
+
 /// Runs a seed on a runtime of its own, on a clock that stands still while anything moves.
 pub fn run(seed: u64, verbose: bool) -> Outcome {
     fastrand::seed(seed);
