@@ -3,6 +3,7 @@
 
 use super::ledger::shown;
 use super::objects::is_staged;
+use super::run::BUCKET;
 use super::world::{LEASE, World};
 use std::collections::{BTreeMap, BTreeSet};
 use wasm_worker::object_store::{Publish, Source};
@@ -291,7 +292,7 @@ impl World {
             let manifest = ledger.record(&key_of(task)).and_then(|r| Some(&r.commit()?.manifest));
             named.extend(manifest.into_iter().flat_map(|m| &m.entries).filter_map(|e| prefix.join(&e.name).ok()));
         }
-        for object in self.objects.list(&Uri::root()).await.unwrap_or_default() {
+        for object in self.objects.list(&Uri::parse(BUCKET).unwrap()).await.unwrap_or_default() {
             let text = object.uri.as_str();
             if is_staged(&object.uri) && !kept.iter().any(|folder| text.starts_with(folder)) {
                 self.ledger().violate(3, format_args!("{text} was left behind"));

@@ -39,7 +39,7 @@ const QUEUES: [(&str, &[&str]); 4] = [("q-in", &["root"]), ("q-each", &["each"])
 const FOREIGN_QUEUE: &str = "q-away";
 
 /// Below it lie the outputs of all tenants.
-const BUCKET: &str = "file:///sim/";
+pub const BUCKET: &str = "file:///sim/";
 
 const PIPELINE: &str = "p";
 
