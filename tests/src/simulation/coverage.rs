@@ -127,7 +127,7 @@ impl Fault {
     /// How often it is drawn beside the others. A crash costs every task of a worker its lease, and three of those end a task.
     pub fn weight(self) -> u32 {
         match self {
-            Self::CrashBefore | Self::CrashAfter => 2,
+            Self::CrashBefore | Self::CrashAfter => 1,
             Self::Pause => 3,
             _ => 4,
         }
