@@ -1,6 +1,7 @@
 //! The composition root: the only place that names concrete adapters and puts the rooms together.
 
 use crate::config::{Config, ConfigError, Pipeline, Step};
+use crate::failpoint;
 use crate::guest::{Component, ComponentError, EngineConfig, EngineError, Grants, GuestEngine, Services, StepGuest, StepSetup, WasmGuests};
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
 use crate::object_store::{FileObjectStore, ObjectStore};
@@ -105,6 +106,8 @@ pub struct Submission {
     pub task_id: Option<String>,
     /// Labels.
     pub metadata: BTreeMap<String, String>,
+    /// Whether other submissions may join the job.
+    pub feed: Feed,
 }
 
 /// What became of a submission.
@@ -140,11 +143,23 @@ pub struct App {
 impl App {
     /// Creates the data directory and opens the stores.
     pub async fn open(config: Config) -> Result<Self, AppError> {
+        if let Some(at) = config.abort_at {
+            failpoint::arm(at);
+        }
         let refuse = |why: String| AppError::DataDir { path: config.data_dir.clone(), why };
         std::fs::create_dir_all(&config.data_dir).map_err(|e| refuse(e.to_string()))?;
         let durability = if config.normal_durability { Durability::Normal } else { Durability::Full };
         let tasks = SqliteTaskStore::open(&config.data_dir.join(DATABASE), durability).await?;
         Ok(Self { config, tasks: Arc::new(tasks), objects: Arc::new(FileObjectStore::new()) })
+    }
+
+    /// The stores where there are any; none where nothing was ever submitted. For commands that only look: it creates nothing.
+    pub async fn existing(config: Config) -> Result<Option<Self>, AppError> {
+        match config.data_dir.join(DATABASE).try_exists() {
+            Ok(true) => Self::open(config).await.map(Some),
+            Ok(false) => Ok(None),
+            Err(e) => Err(AppError::DataDir { path: config.data_dir, why: e.to_string() }),
+        }
     }
 
     /// Submits jobs, all or none: nothing is stored if one of them can never work.
@@ -169,19 +184,23 @@ impl App {
 
     fn job_of(&self, pipeline: &Pipeline, submission: Submission) -> Result<NewJob, Vec<Violation>> {
         let job_id = submission.job_id.unwrap_or_else(|| Uuid::now_v7().to_string());
-        let task_id = submission.task_id.unwrap_or_else(|| job_id.clone());
+        let is_fed = submission.feed != Feed::Single;
+        let task_id = submission.task_id.unwrap_or_else(|| if is_fed { Uuid::now_v7().to_string() } else { job_id.clone() });
         let tenant = self.config.tenant.clone();
         let now_ms = unix_ms(SystemTime::now());
         let due = |delay: Duration| now_ms.saturating_add(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX));
         let mut message = Message::new(&job_id, task_id, submission.params);
         message.input_uri = submission.input.as_ref().map(|uri| uri.as_str().to_owned());
-        message.output_prefix = submission.output.as_ref().map(|uri| uri.as_prefix().as_str().to_owned());
+        message.output_prefix = submission.output.as_ref().filter(|_| !is_fed).map(|uri| uri.as_prefix().as_str().to_owned());
         message.step = submission.step.clone();
         message.function = submission.function;
         message.priority = submission.priority;
         message.max_attempts = submission.max_attempts;
         message.not_before = submission.delay.map(due);
         message.metadata = submission.metadata;
+        if let Feed::Open { tasks, .. } = &submission.feed {
+            message.job_tasks = *tasks;
+        }
         // The same checks as for a message from a queue: there is one gate.
         let message = Message::decode(message.to_json().as_bytes(), &MessageBounds::default())?;
         let step = submission.step.unwrap_or_else(|| pipeline.entry.clone());
@@ -191,10 +210,13 @@ impl App {
             return Err(vec![Violation::at("/step", text)]);
         };
         let routes = routes_of(pipeline, spec, self.config.worker.max_attempts);
-        let origin = Origin { tenant: &tenant, step: &step, routes: &routes, bucket: &self.config.bucket, now_ms };
-        let Root { job_prefix, task } = origin.single(message)?;
+        let job_prefix = submission.output.map(|prefix| prefix.as_prefix());
+        let origin =
+            Origin { tenant: &tenant, step: &step, routes: &routes, bucket: &self.config.bucket, job_prefix: job_prefix.as_ref(), now_ms };
+        let root = if is_fed { origin.fed(message, routes.delivery_of(&step)) } else { origin.single(message) };
+        let Root { job_prefix, task } = root?;
         let prefix = job_prefix.as_str().to_owned();
-        Ok(NewJob { tenant, job_id, pipeline: pipeline.name.clone(), prefix, root: task, feed: Feed::Single })
+        Ok(NewJob { tenant, job_id, pipeline: pipeline.name.clone(), prefix, root: task, feed: submission.feed })
     }
 
     /// A registry of models, set up as this machine is configured.

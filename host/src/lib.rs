@@ -6,6 +6,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod failpoint;
 pub mod guest;
 pub mod inference;
 pub mod object_store;

@@ -3,9 +3,11 @@
 mod bad_input;
 mod binary;
 mod checklist;
+mod drain;
 mod floors;
 mod guest_host;
 mod kill;
+mod looking;
 mod ocr;
 mod servers;
 mod simulation;

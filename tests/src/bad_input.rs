@@ -115,8 +115,12 @@ fn a_missing_library_or_model_is_said_before_anything_starts() {
 fn a_data_directory_that_cannot_be_used_is_named() {
     let place = Place::new();
     place.write("file", "not a folder");
-    refused(&place.run(&["jobs", "list", "--data-dir", "file"]), Some(1), &["file"]);
-    refused(&place.run(&["jobs", "list", "--data-dir", "/proc/nowhere"]), Some(1), &["/proc/nowhere"]);
+    let probe = guest("probe");
+    let submit = ["submit", probe.to_str().unwrap(), "--params", "{}", "--data-dir"];
+    for words in [&["jobs", "list", "--data-dir"][..], &submit] {
+        refused(&place.run(&[words, &["file"]].concat()), Some(1), &["file"]);
+    }
+    refused(&place.run(&[&submit[..], &["/proc/nowhere"]].concat()), Some(1), &["/proc/nowhere"]);
     let junk = place.path().join("junk");
     fs::create_dir(&junk).unwrap();
     fs::write(junk.join("wasm-worker.db"), vec![b'x'; 8192]).unwrap();

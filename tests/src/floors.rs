@@ -7,6 +7,7 @@ use std::path::Path;
 /// Each room and its floor, as in `host/ARCHITECTURE.md`. Only the composition root may name rooms of its own floor.
 const FLOORS: &[(&str, u32)] = &[
     ("task", 0),
+    ("failpoint", 0),
     ("task_store", 1),
     ("object_store", 1),
     ("queue", 1),

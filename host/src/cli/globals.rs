@@ -29,7 +29,7 @@ pub struct Globals {
     /// Prints results as JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// More logs (-v: debug, -vv: everything)
+    /// More logs (-v: debug, -vv: everything), with every field also on a terminal
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// Fewer logs (-q: warnings, -qq: errors)
@@ -67,7 +67,7 @@ impl Globals {
         overrides.flags = self.flags(flags)?;
         let config = Config::load(&overrides)?;
         let log = self.log(&config.log, chatter);
-        telemetry::start(&log, config.log_json, is_no_color()).map_err(Failure::usage)?;
+        telemetry::start(&log, config.log_json, is_no_color(), self.verbose > 0).map_err(Failure::usage)?;
         Ok(config)
     }
 

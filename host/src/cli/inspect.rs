@@ -9,8 +9,14 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
+const EXAMPLES: &str = "\
+Examples:
+  wasm-worker inspect guest.wasm
+  wasm-worker inspect guest.wasm --json | jq .manifest.functions";
+
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct InspectArgs {
     /// A component (guest.wasm)
     #[arg(value_name = "GUEST")]

@@ -4,9 +4,10 @@ use super::failure::Failure;
 use super::input;
 use crate::app::Submission;
 use crate::task::id;
-use crate::task::message::nearest;
+use crate::task::message::{MAX_JOB_TASKS, nearest};
 use crate::task::root::MAX_DELAY;
 use crate::task::uri::Uri;
+use crate::task_store::Feed;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::io::{BufRead, Read};
@@ -23,14 +24,27 @@ const MAX_LINES: usize = 1_000_000;
 const MAX_FAULTS: usize = 50;
 
 /// Every key of a line.
-const KEYS: &[&str] =
-    &["input", "params", "step", "function", "job_id", "task_id", "priority", "max_attempts", "delay_ms", "output", "metadata"];
+const KEYS: &[&str] = &[
+    "input",
+    "params",
+    "step",
+    "function",
+    "job_id",
+    "task_id",
+    "job_tasks",
+    "priority",
+    "max_attempts",
+    "delay_ms",
+    "output",
+    "metadata",
+];
 
-/// Reads all lines; empty ones are skipped. `source` names the file in errors.
-pub fn read(from: impl BufRead, source: &str) -> Result<Vec<Submission>, Failure> {
+/// Reads all lines; empty ones are skipped. `source` names the file in errors. With `feed`, and where a line says `job_tasks`, lines
+/// of one `job_id` are tasks of one job.
+pub fn read(from: impl BufRead, source: &str, feed: bool) -> Result<Vec<Submission>, Failure> {
     let mut from = from;
     let (mut good, mut faults) = (Vec::new(), Vec::new());
-    let mut ids: HashMap<String, usize> = HashMap::new();
+    let mut seen = Seen::default();
     for number in 1.. {
         let mut line = String::new();
         let size = from.by_ref().take(MAX_LINE + 1).read_line(&mut line).map_err(|e| Failure::usage(format!("{source}:{number}: {e}")))?;
@@ -45,10 +59,11 @@ pub fn read(from: impl BufRead, source: &str) -> Result<Vec<Submission>, Failure
             continue;
         }
         match submission(&line) {
-            Ok(submission) => {
-                if let Some(earlier) = submission.job_id.as_ref().and_then(|id| ids.insert(id.clone(), number)) {
-                    faults.push(format!("{source}:{number}: job_id is that of line {earlier}"));
+            Ok(mut submission) => {
+                if feed && submission.feed == Feed::Single {
+                    submission.feed = Feed::Open { queue: None, tasks: None };
                 }
+                faults.extend(seen.repeats(&submission, number).map(|why| format!("{source}:{number}: {why}")));
                 good.push(submission);
             }
             Err(why) => faults.extend(why.into_iter().map(|why| format!("{source}:{number}: {why}"))),
@@ -68,6 +83,29 @@ pub fn read(from: impl BufRead, source: &str) -> Result<Vec<Submission>, Failure
         return Err(Failure::usage(format!("{source} holds no job")));
     }
     Ok(good)
+}
+
+/// Ids of earlier lines, and where they stood.
+#[derive(Default)]
+struct Seen {
+    jobs: HashMap<String, (usize, bool)>,
+    tasks: HashMap<String, usize>,
+}
+
+impl Seen {
+    /// Why a line cannot stand beside an earlier one.
+    fn repeats(&mut self, submission: &Submission, number: usize) -> Option<String> {
+        let is_fed = submission.feed != Feed::Single;
+        let earlier_job = submission.job_id.as_ref().and_then(|id| self.jobs.insert(id.clone(), (number, is_fed)));
+        let earlier_task = submission.task_id.as_ref().and_then(|id| self.tasks.insert(id.clone(), number));
+        match (earlier_job, earlier_task) {
+            (Some((earlier, was_fed)), _) if !is_fed || !was_fed => Some(format!(
+                "job_id is that of line {earlier}; with job_tasks on each, or --feed, lines of one job_id are tasks of one job"
+            )),
+            (_, Some(earlier)) => Some(format!("task_id is that of line {earlier}")),
+            _ => None,
+        }
+    }
 }
 
 /// One line; all that is wrong with it.
@@ -95,6 +133,10 @@ fn submission(line: &str) -> Result<Submission, Vec<String>> {
         job_id: take.text("job_id", |text| id::check("job_id", text).map(|()| text.to_owned())),
         task_id: take.text("task_id", |text| id::check("task_id", text).map(|()| text.to_owned())),
         metadata: take.texts("metadata"),
+        feed: match take.number("job_tasks", 1, MAX_JOB_TASKS) {
+            Some(tasks) => Feed::Open { queue: None, tasks: Some(tasks) },
+            None => Feed::Single,
+        },
     };
     if take.faults.is_empty() { Ok(submission) } else { Err(take.faults) }
 }
@@ -177,7 +219,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<Submission>, String> {
-        read(text.as_bytes(), "jobs.jsonl").map_err(|e| e.to_string())
+        read(text.as_bytes(), "jobs.jsonl", false).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -210,6 +252,22 @@ mod tests {
         assert!(job.input.is_some() && job.output.as_ref().unwrap().is_prefix());
         assert_eq!((job.priority, job.max_attempts, job.delay), (Some(9), Some(2), Some(Duration::from_millis(1500))));
         assert_eq!((job.job_id.as_deref(), job.step.as_deref(), job.metadata["k"].as_str()), (Some("j"), Some("s"), "v"));
+    }
+
+    #[test]
+    fn lines_of_one_job_say_so() {
+        let fed =
+            parse("{\"job_id\": \"a\", \"task_id\": \"1\", \"job_tasks\": 2}\n{\"job_id\": \"a\", \"task_id\": \"2\", \"job_tasks\": 2}");
+        let feeds: Vec<Feed> = fed.unwrap().into_iter().map(|s| s.feed).collect();
+        assert_eq!(feeds, vec![Feed::Open { queue: None, tasks: Some(2) }; 2]);
+        let mixed = parse("{\"job_id\": \"a\", \"job_tasks\": 2}\n{\"job_id\": \"a\"}").unwrap_err();
+        assert!(mixed.contains("jobs.jsonl:2: job_id is that of line 1; with job_tasks on each, or --feed"), "{mixed}");
+        let twice = "{\"job_id\": \"a\", \"task_id\": \"1\"}\n{\"job_id\": \"a\", \"task_id\": \"1\"}";
+        let error = read(twice.as_bytes(), "x", true).map_err(|e| e.to_string()).unwrap_err();
+        assert!(error.contains("x:2: task_id is that of line 1"), "{error}");
+        let all = read("{\"job_id\": \"a\"}\n{\"job_id\": \"a\", \"job_tasks\": 7}".as_bytes(), "x", true).unwrap();
+        assert_eq!([&all[0].feed, &all[1].feed], [&Feed::Open { queue: None, tasks: None }, &Feed::Open { queue: None, tasks: Some(7) }]);
+        assert!(parse("{\"job_tasks\": 0}").unwrap_err().contains("job_tasks must be a whole number"));
     }
 
     #[test]

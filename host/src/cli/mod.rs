@@ -12,11 +12,13 @@ mod jobs;
 mod jsonl;
 mod new;
 mod progress;
+mod prune;
 mod record;
 mod render;
 mod run;
 mod signals;
 mod source;
+mod stores;
 mod submit;
 mod tasks;
 mod terminal;
@@ -54,12 +56,14 @@ enum Command {
     Run(run::RunArgs),
     /// Submits jobs for a worker to run
     Submit(submit::SubmitArgs),
-    /// Lists, shows and cancels jobs
+    /// Lists, shows, seals and cancels jobs
     Jobs(jobs::JobsArgs),
     /// Lists, shows and cancels tasks, and shows their logs
     Tasks(tasks::TasksArgs),
-    /// Lists, shows and redrives dead letters
+    /// Lists, shows, redrives and purges dead letters
     Dlq(dlq::DlqArgs),
+    /// Removes jobs that ended long ago
+    Prune(prune::PruneArgs),
     /// Shows what a component is: digest, imports, exports, manifest
     Inspect(inspect::InspectArgs),
     /// Runs the contract's checklist against a guest or a pipeline
@@ -96,6 +100,7 @@ async fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Jobs(args) => jobs::run(globals, args).await,
         Command::Tasks(args) => tasks::run(globals, args).await,
         Command::Dlq(args) => dlq::run(globals, args).await,
+        Command::Prune(args) => prune::run(globals, args).await,
         Command::Inspect(args) => inspect::run(globals, args).await,
         Command::Check(args) => check::run(globals, args).await,
         Command::New(args) => new::run(globals, args),
@@ -136,6 +141,18 @@ mod tests {
             &["jobs", "list", "--state", "failed"],
             &["tasks", "list", "--state", "DEAD", "--limit", "100000", "--json"],
             &["dlq", "redrive", "--code", "trap", "--dry-run"],
+            &["dlq", "redrive", "--id", "7", "--step", "s"],
+            &["dlq", "show", "7"],
+            &["dlq", "show", "--id", "7"],
+            &["dlq", "purge", "--all", "--dry-run"],
+            &["jobs", "seal", "j"],
+            &["jobs", "cancel", "a", "b"],
+            &["jobs", "cancel", "--pipeline", "p"],
+            &["tasks", "cancel", "a", "b"],
+            &["tasks", "cancel", "--job", "j", "--state", "queued"],
+            &["prune", "--older-than", "7days", "--json"],
+            &["submit", "p.toml", "--feed", "--job-tasks", "3", "--job-id", "j", "a", "b"],
+            &["submit", "p.toml", "--feed", "--seal", "a"],
             &["check", "p.toml", "--input", "a.png", "--timeout", "30s"],
             &["inspect", "g.wasm", "--json"],
             &["new", "hello", "--dir", "d"],
@@ -144,6 +161,25 @@ mod tests {
                 panic!("{words:?}: {error}");
             }
         }
+    }
+
+    /// Every command that does something shows how, where `--help` is asked.
+    #[test]
+    fn every_help_has_examples() {
+        fn check(command: &mut clap::Command, path: &str) {
+            let leaf = command.get_subcommands().next().is_none();
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:") || help.contains("Start here:"), "{path} has no examples");
+            let named = help.lines().filter(|line| line.trim_start().starts_with("wasm-worker ")).count();
+            assert!(named > 0 && (!leaf || help.contains(path)), "{path}: its examples are another's");
+            for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
+                let path = format!("{path} {}", sub.get_name());
+                check(sub, &path);
+            }
+        }
+        let mut all = Cli::command();
+        all.build();
+        check(&mut all, "wasm-worker");
     }
 
     #[test]
@@ -157,6 +193,15 @@ mod tests {
             &["submit", "p.toml", "--priority", "10"],
             &["tasks", "list", "--state", "SLEEPING"],
             &["dlq", "redrive", "--all", "--job", "x"],
+            &["dlq", "purge", "--all", "--id", "7"],
+            &["dlq", "show"],
+            &["jobs", "cancel"],
+            &["jobs", "cancel", "a", "--all"],
+            &["tasks", "cancel"],
+            &["tasks", "cancel", "a", "--job", "j"],
+            &["prune", "--older-than", "old"],
+            &["submit", "p.toml", "a", "--seal"],
+            &["submit", "p.toml", "a", "--job-tasks", "3"],
         ] {
             assert!(parse(words).is_err(), "{words:?}");
         }

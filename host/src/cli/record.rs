@@ -30,7 +30,13 @@ pub struct Record {
     /// The pipeline.
     pub pipeline: String,
     /// PROCESSING, DONE, FAILED or CANCELLED.
+    pub state: JobState,
+    /// The same: what a record of something finished calls it.
     pub status: JobState,
+    /// Whether further tasks may join it.
+    pub open: bool,
+    /// How many it is to be fed, where its feeder said so.
+    pub expected: Option<u64>,
     /// The job's final task, where there is one alone.
     pub task_id: Option<String>,
     /// What the final task returned, as an address.
@@ -92,7 +98,7 @@ pub struct TaskLine {
     /// The task that created it.
     pub parent: Option<String>,
     /// Where it stands.
-    pub status: TaskState,
+    pub state: TaskState,
     /// Claims.
     pub epoch: u64,
     /// Failures.
@@ -125,7 +131,10 @@ impl Record {
         let root = tasks.iter().find(|task| task.parent.is_none());
         let error = tasks.iter().filter(|task| task.state == TaskState::Dead).min_by_key(|task| task.ended_at);
         Ok(Self {
+            state: job.state,
             status: job.state,
+            open: job.open,
+            expected: job.expected,
             task_id: last.map(|task| task.task_id.clone()),
             result_uri,
             result,
@@ -149,9 +158,13 @@ impl Record {
     /// What a person sees: a line on the job, a row per step, errors, the result, and where things are.
     pub fn render(&self, terminal: Terminal) -> String {
         let mut out = match self.times.duration_ms {
-            Some(ms) => format!("job {} {} in {}\n\n", self.job_id, self.status, time::duration(ms as f64)),
-            None => format!("job {} {}\n\n", self.job_id, self.status),
+            Some(ms) => format!("job {} {} in {}", self.job_id, self.state, time::duration(ms as f64)),
+            None => format!("job {} {}", self.job_id, self.state),
         };
+        if let Some(feeding) = super::jobs::feeding(self.open, self.expected) {
+            out.push_str(&format!(" ({feeding})"));
+        }
+        out.push_str("\n\n");
         out.push_str(&self.steps(terminal));
         if let Some(result) = &self.result {
             out.push_str(&format!("\n{}\n", pretty(result, terminal.shows_results)));
@@ -169,7 +182,7 @@ impl Record {
 
     /// A line on each task that failed, five at most.
     pub fn errors(&self) -> Vec<String> {
-        let dead = self.tasks.iter().filter(|task| task.status == TaskState::Dead);
+        let dead = self.tasks.iter().filter(|task| task.state == TaskState::Dead);
         let told = dead.filter_map(|task| {
             let error = task.error.as_ref()?;
             let why = text::line(&format!("{}: {}", error.code, error.message), 4096);
@@ -215,7 +228,7 @@ impl Record {
 fn states(tasks: &[&TaskLine]) -> (String, Option<comfy_table::Color>) {
     let mut counts: BTreeMap<TaskState, u64> = BTreeMap::new();
     for task in tasks {
-        *counts.entry(task.status).or_default() += 1;
+        *counts.entry(task.state).or_default() += 1;
     }
     match counts.first_key_value() {
         Some((state, _)) if counts.len() == 1 => state::task(*state),
@@ -249,7 +262,7 @@ impl TaskLine {
             step: task.step.clone(),
             key: task.key.clone(),
             parent: task.parent.clone(),
-            status: task.state,
+            state: task.state,
             epoch: task.epoch,
             attempts: task.attempts,
             outcome: task.outcome.clone(),
@@ -271,7 +284,8 @@ fn output(task: &TaskView, name: &str) -> Option<String> {
     Some(format!("{}{}", task.output_prefix, entry.name))
 }
 
-/// The only leaf of the root group, where there is one: from the root task on, a `then` stands for the fan-out before it.
+/// The only leaf of the root group, where there is one: from the root task on, a `then` stands for the fan-out before it. A job that
+/// was fed several root tasks has none.
 async fn final_task<'a>(app: &App, tasks: &'a [TaskView]) -> Result<Option<&'a TaskView>, StoreError> {
     let mut children: HashMap<&str, Vec<&TaskView>> = HashMap::new();
     for task in tasks {
@@ -279,7 +293,8 @@ async fn final_task<'a>(app: &App, tasks: &'a [TaskView]) -> Result<Option<&'a T
             children.entry(parent).or_default().push(task);
         }
     }
-    let mut at = tasks.iter().find(|task| task.parent.is_none());
+    let mut roots = tasks.iter().filter(|task| task.parent.is_none());
+    let (mut at, None) = (roots.next(), roots.next()) else { return Ok(None) };
     let mut seen = HashSet::new();
     while let Some(task) = at {
         if !seen.insert(&task.task_id) {

@@ -2,6 +2,7 @@
 
 use super::pipeline::read_limits;
 use super::section::{ConfigError, Problems, Section};
+use crate::failpoint::AbortAt;
 use crate::task::limits::Limits;
 use crate::task::message::nearest;
 use crate::task::retry::RetryPolicy;
@@ -55,10 +56,15 @@ pub struct Config {
     pub limits: Limits,
     /// Secrets by name, from `WASM_WORKER_SECRET_<NAME>`. A step sees those it is granted.
     pub secrets: BTreeMap<String, String>,
+    /// Where a developer wants this process to abort, from `WASM_WORKER_ABORT_AT`; never from a file.
+    pub abort_at: Option<AbortAt>,
 }
 
 /// A variable that starts so holds a secret; the rest of its name is the secret's.
 const SECRET: &str = "WASM_WORKER_SECRET_";
+
+/// Arms a failpoint; see [`crate::failpoint`].
+const ABORT_AT: &str = "WASM_WORKER_ABORT_AT";
 
 /// The worker's settings.
 #[derive(Debug, Clone)]
@@ -119,10 +125,14 @@ impl Config {
         for key in ["data_dir", "inference.onnxruntime", "storage.bucket"] {
             anchor(&mut table, key, &folder);
         }
-        let mut secrets = BTreeMap::new();
+        let (mut secrets, mut abort_at) = (BTreeMap::new(), None);
         for (name, value) in &overrides.environment {
             if let Some(secret) = name.strip_prefix(SECRET) {
                 secrets.insert(secret.to_owned(), value.clone());
+                continue;
+            }
+            if name == ABORT_AT {
+                abort_at = value.parse().map_err(|e: String| problems.add(name, value, e)).ok();
                 continue;
             }
             match ENVIRONMENT.iter().find(|(known, _)| known == name) {
@@ -144,7 +154,7 @@ impl Config {
             problems.set_origin(key, "command line".to_owned());
         }
         let mut config = read(Section::new(table, &problems), &problems);
-        config.secrets = secrets;
+        (config.secrets, config.abort_at) = (secrets, abort_at);
         problems.finish(config)
     }
 }
@@ -207,7 +217,19 @@ fn read(mut root: Section<'_>, problems: &Problems) -> Config {
         parallel: inference.number("parallel", 1, 1024).unwrap_or(cores) as u32,
     };
     let bucket = read_bucket(root.section("storage"), &data_dir, problems);
-    Config { data_dir, tenant, log, log_json, worker, normal_durability, inference, bucket, limits, secrets: BTreeMap::new() }
+    Config {
+        data_dir,
+        tenant,
+        log,
+        log_json,
+        worker,
+        normal_durability,
+        inference,
+        bucket,
+        limits,
+        secrets: BTreeMap::new(),
+        abort_at: None,
+    }
 }
 
 fn read_worker(mut section: Section<'_>, cores: u64) -> WorkerConfig {
@@ -289,12 +311,12 @@ mod tests {
     #[test]
     fn a_slip_in_the_environment_is_named() {
         let overrides = Overrides {
-            environment: [("WASM_WORKER_LAESE".to_owned(), "8s".to_owned())].into(),
+            environment: [("WASM_WORKER_LAESE", "8s"), ("WASM_WORKER_ABORT_AT", "lunch")].map(|(k, v)| (k.into(), v.into())).into(),
             flags: vec![("worker.concurency".into(), "1".into()), ("log_format".into(), "xml".into())],
             ..Overrides::default()
         };
         let text = Config::load(&overrides).unwrap_err().to_string();
-        for part in ["did you mean WASM_WORKER_LEASE?", "did you mean 'concurrency'?", "one of text, json"] {
+        for part in ["did you mean WASM_WORKER_LEASE?", "did you mean 'concurrency'?", "one of text, json", "known: after-claim, "] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

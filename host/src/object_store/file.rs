@@ -5,6 +5,7 @@
 //! prefixes. Symbolic links are followed: guests cannot make any, so a link inside a granted folder is its owner's word.
 
 use super::{ObjectError, ObjectMeta, ObjectReader, ObjectStore, ObjectWriter, Publish, Source};
+use crate::failpoint::{Point, reach};
 use crate::task::uri::Uri;
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -135,6 +136,7 @@ fn publish_now(items: Vec<(Source, PathBuf)>, scratch: &Path) -> Result<(), Obje
             }
         }
         folders.insert(folder_of(&target).to_owned());
+        reach(Point::BetweenFiles);
     }
     folders.iter().try_for_each(|folder| sync_folder(folder))
 }

@@ -33,6 +33,9 @@ pub struct MessageBounds {
 /// stored must be readable again.
 pub const MAX_DEPTH: usize = 64;
 
+/// Most tasks that a feeder can say a job will get: far more than one job can hold, and far from overflowing a counter.
+pub const MAX_JOB_TASKS: u64 = 1_000_000_000;
+
 impl Default for MessageBounds {
     fn default() -> Self {
         Self { bytes: 2 << 20, depth: MAX_DEPTH, metadata: 256 }
@@ -270,7 +273,7 @@ fn check_fields(fields: &Map<String, Value>, bounds: &MessageBounds, faults: &mu
     check_number(fields, "max_attempts", 1, 1000, faults);
     check_number(fields, "not_before", 0, i64::MAX as u64, faults);
     check_number(fields, "schema_version", SCHEMA_VERSION, SCHEMA_VERSION, faults);
-    check_number(fields, "job_tasks", 1, 1_000_000_000, faults);
+    check_number(fields, "job_tasks", 1, MAX_JOB_TASKS, faults);
     check_number(fields, "hops", 0, u64::from(u32::MAX), faults);
     check_metadata(fields.get("metadata"), bounds, faults);
 }

@@ -31,6 +31,8 @@ pub struct Origin<'a> {
     pub routes: &'a Routes,
     /// Below it lie the prefixes of jobs that name none.
     pub bucket: &'a Uri,
+    /// The job's own prefix, where its submitter names one.
+    pub job_prefix: Option<&'a Uri>,
     /// Unix milliseconds.
     pub now_ms: i64,
 }
@@ -41,29 +43,31 @@ impl Origin<'_> {
         self.bucket.join(&format!("{}/", self.tenant))
     }
 
-    /// The only root task of its job: it owns the job's prefix, the one its message names or `<bucket>/<tenant>/jobs/<job_id>/`.
+    /// The only root task of its job: it owns the job's prefix.
     pub fn single(&self, message: Message) -> Result<Root, Vec<Violation>> {
-        let job_prefix = match &message.output_prefix {
-            Some(prefix) => Uri::parse(prefix).map_err(|e| vec![Violation::at("/output_prefix", e)])?,
-            None => self.job_prefix(&message)?,
-        };
+        let job_prefix = self.prefix_of_job(&message)?;
         let task = self.task(message, &job_prefix, self.routes.delivery_of(self.step))?;
         Ok(Root { job_prefix, task })
     }
 
-    /// One of the root tasks of a job that `queue` feeds. Without a prefix of its own it gets `<job prefix>/<step>/<12 hex>/`.
-    pub fn fed(&self, message: Message, queue: &str) -> Result<Root, Vec<Violation>> {
-        let job_prefix = self.job_prefix(&message)?;
+    /// One of the root tasks of a job that is fed: none of them owns the job's prefix. Without a prefix of its own it gets
+    /// `<job prefix>/<step>/<12 hex>/`.
+    pub fn fed(&self, message: Message, delivery: Delivery) -> Result<Root, Vec<Violation>> {
+        let job_prefix = self.prefix_of_job(&message)?;
         let prefix = match &message.output_prefix {
             Some(prefix) => Uri::parse(prefix),
             None => job_prefix.join(&format!("{}/{}/", self.step, id::short(&message.task_id))),
         };
         let prefix = prefix.map_err(|e| vec![Violation::at("/output_prefix", e)])?;
-        let task = self.task(message, &prefix, Delivery::Queue(queue.to_owned()))?;
+        let task = self.task(message, &prefix, delivery)?;
         Ok(Root { job_prefix, task })
     }
 
-    fn job_prefix(&self, message: &Message) -> Result<Uri, Vec<Violation>> {
+    /// `<bucket>/<tenant>/jobs/<job_id>/` unless the submitter names one.
+    fn prefix_of_job(&self, message: &Message) -> Result<Uri, Vec<Violation>> {
+        if let Some(prefix) = self.job_prefix {
+            return Ok(prefix.as_prefix());
+        }
         let prefix = self.bucket.join(&format!("{}/jobs/{}/", self.tenant, message.job_id));
         prefix.map_err(|e| vec![Violation::at("/job_id", e)])
     }
@@ -84,9 +88,8 @@ impl Origin<'_> {
 mod tests {
     use super::*;
 
-    fn message(prefix: Option<&str>, not_before: Option<i64>) -> Message {
-        let message = Message::new("job", "task", serde_json::Map::new());
-        Message { output_prefix: prefix.map(str::to_owned), not_before, ..message }
+    fn message(not_before: Option<i64>) -> Message {
+        Message { not_before, ..Message::new("job", "task", serde_json::Map::new()) }
     }
 
     fn with_origin<T>(run: impl FnOnce(Origin<'_>) -> T) -> T {
@@ -97,20 +100,21 @@ mod tests {
             ..Routes::default()
         };
         let bucket = Uri::parse("s3://bucket/").unwrap();
-        run(Origin { tenant: "t", step: "s", routes: &routes, bucket: &bucket, now_ms: 1_000 })
+        run(Origin { tenant: "t", step: "s", routes: &routes, bucket: &bucket, job_prefix: None, now_ms: 1_000 })
     }
 
     #[test]
     fn a_single_root_owns_its_jobs_prefix() {
         with_origin(|origin| {
-            let root = origin.single(message(None, None)).unwrap();
+            let root = origin.single(message(None)).unwrap();
             assert_eq!(
                 (root.job_prefix.as_str(), root.task.output_prefix.as_str()),
                 ("s3://bucket/t/jobs/job/", "s3://bucket/t/jobs/job/")
             );
             assert_eq!((root.task.max_attempts, &root.task.delivery), (4, &Delivery::Queue("own".into())));
             assert_eq!(root.task.on_failure.unwrap().step, "sorry");
-            let named = origin.single(message(Some("file:///out/"), None)).unwrap();
+            let named = Uri::parse("file:///out/").unwrap();
+            let named = Origin { job_prefix: Some(&named), ..origin }.single(message(None)).unwrap();
             assert_eq!((named.job_prefix.as_str(), named.task.output_prefix.as_str()), ("file:///out/", "file:///out/"));
         });
     }
@@ -118,7 +122,7 @@ mod tests {
     #[test]
     fn fed_roots_lie_apart_below_their_job() {
         with_origin(|origin| {
-            let root = origin.fed(message(None, None), "q").unwrap();
+            let root = origin.fed(message(None), Delivery::Queue("q".into())).unwrap();
             assert_eq!(root.job_prefix.as_str(), "s3://bucket/t/jobs/job/");
             assert_eq!(root.task.output_prefix, format!("s3://bucket/t/jobs/job/s/{}/", id::short("task")));
             assert_eq!(root.task.delivery, Delivery::Queue("q".into()));
@@ -128,9 +132,9 @@ mod tests {
     #[test]
     fn a_time_becomes_a_wait_within_a_year() {
         with_origin(|origin| {
-            assert_eq!(origin.fed(message(None, Some(3_500)), "q").unwrap().task.delay_ms, 2_500);
-            assert_eq!(origin.fed(message(None, Some(10)), "q").unwrap().task.delay_ms, 0);
-            assert_eq!(origin.single(message(None, Some(i64::MAX))).unwrap_err()[0].pointer, "/not_before");
+            assert_eq!(origin.fed(message(Some(3_500)), Delivery::Queue("q".into())).unwrap().task.delay_ms, 2_500);
+            assert_eq!(origin.fed(message(Some(10)), Delivery::Queue("q".into())).unwrap().task.delay_ms, 0);
+            assert_eq!(origin.single(message(Some(i64::MAX))).unwrap_err()[0].pointer, "/not_before");
         });
     }
 }

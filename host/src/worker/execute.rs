@@ -3,6 +3,7 @@
 use super::Worker;
 use super::deliveries::{Delivery, Verdict};
 use super::step::StepSpec;
+use crate::failpoint::{Point, reach};
 use crate::guest::scope::Failure;
 use crate::guest::{Guest, GuestFault, Scope, StopReason};
 use crate::object_store::ObjectError;
@@ -89,6 +90,7 @@ async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant) -> Left {
     let run = Run { step, claimed, work, scope, prefix };
     match result(worker, &run, sent).await {
         Ok(manifest) => {
+            reach(Point::AfterCommit);
             let key = run.claimed.lease.key.clone();
             let committed = Unfinished { key, output_prefix: run.claimed.output_prefix.clone(), manifest };
             let state = super::finalise::finish(worker, &committed).await;
@@ -113,7 +115,9 @@ async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant) -> Result<Manife
     let held = worker.heartbeats.hold(run.claimed.lease.clone(), Arc::clone(&run.scope), sent);
     let (answer, children) = answer(worker, run).await?;
     let manifest = stage(worker, run, &answer).await?;
+    reach(Point::AfterStaging);
     drop(held);
+    reach(Point::BeforeCommit);
     commit(worker, run, answer.outcome, manifest, children).await
 }
 
@@ -134,7 +138,7 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
         let listed = run.scope.list_inputs().await;
         listed.map_err(|e| if run.scope.stop_reason().is_some() { fault_of(GuestFault::Stopped, &run.scope) } else { host_fault(e) })?;
     }
-    let children = plan(run, &answer)?;
+    let children = plan(worker, run, &answer)?;
     Ok((answer, children))
 }
 
@@ -215,16 +219,19 @@ async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -
     if scope.check().is_err() {
         return (guest, Err(GuestFault::Stopped));
     }
+    reach(Point::BeforeProcess);
     let output = match guest.process(work, scope).await {
         Ok(output) => output,
         Err(fault) => return (guest, Err(fault)),
     };
     scope.forbid_writes();
+    reach(Point::AfterProcess);
     if scope.check().is_err() {
         return (guest, Err(GuestFault::Stopped));
     }
     let (outcome, payload, metrics) = (output.outcome.clone(), output.payload.clone(), output.metrics.clone());
     let fan_out = guest.publish_next(work, output, scope).await;
+    reach(Point::AfterPublishNext);
     (guest, fan_out.map(|fan_out| Answer { outcome, payload, metrics, fan_out }))
 }
 
@@ -246,8 +253,8 @@ fn host_fault(failure: Failure) -> Fault {
     Fault::Host(TaskError::new(failure.code, failure.message))
 }
 
-/// From the guest's answer to the tasks that will exist.
-fn plan(run: &Run, answer: &Answer) -> Result<Children, Fault> {
+/// From the guest's answer to the tasks that will exist, each small enough for the queue that carries it.
+fn plan(worker: &Worker, run: &Run, answer: &Answer) -> Result<Children, Fault> {
     let claimed = &run.claimed;
     let job_prefix = Uri::parse(&claimed.job_prefix).map_err(|e| Fault::Broken(TaskError::new("bad-prefix", e)))?;
     let parent = Parent {
@@ -258,7 +265,10 @@ fn plan(run: &Run, answer: &Answer) -> Result<Children, Fault> {
         outcome: answer.outcome.as_deref(),
         job_prefix: &job_prefix,
     };
-    children::plan(&parent, &answer.fan_out, &run.step.routes, &run.step.limits, &|uri| run.scope.grants_read(uri)).map_err(Fault::Broken)
+    let readable = |uri: &Uri| run.scope.grants_read(uri);
+    let children = children::plan(&parent, &answer.fan_out, &run.step.routes, &run.step.limits, &readable).map_err(Fault::Broken)?;
+    let large = children.tasks.iter().chain(&children.then).find_map(|child| worker.too_large(child));
+    large.map_or(Ok(children), |error| Err(Fault::Broken(error)))
 }
 
 /// Step 7: fixes the result. From here on the guest does not run again for this task.
@@ -357,9 +367,11 @@ async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -
         Disposition::Dead(error) => (Settlement::Dead(error.clone()), TaskState::Dead, Some(error)),
         Disposition::Cancelled => (Settlement::Cancelled, TaskState::Cancelled, None),
     };
+    reach(Point::BeforeSettle);
     for pause in SETTLE_PAUSES {
         match worker.services.tasks.settle(claimed.lease.clone(), how.clone(), log.clone()).await {
             Ok(Applied::Yes) => {
+                reach(Point::AfterSettle);
                 tell(worker, claimed, state, error.as_ref(), None);
                 return Left { state, wait };
             }

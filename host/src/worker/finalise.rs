@@ -4,6 +4,7 @@
 //! manifest, so all of them write the same bytes.
 
 use super::Worker;
+use crate::failpoint::{Point, reach};
 use crate::object_store::{ObjectError, ObjectStore, Publish, Source};
 use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
@@ -55,8 +56,9 @@ pub(super) async fn try_finish(worker: &Worker, task: &Unfinished) -> Result<Tas
         Err(ObjectError::Unavailable(error)) => return Err(error),
         Err(error) => return bury(worker, &task.key, &format!("committed outputs cannot be put in place: {error}")).await,
     }
+    reach(Point::BeforeEnd);
     match worker.services.tasks.end(task.key.clone()).await {
-        Ok(()) => {}
+        Ok(()) => reach(Point::AfterEnd),
         Err(StoreError::Unavailable(error)) => return Err(error),
         Err(error) => return bury(worker, &task.key, &format!("the end cannot be stored: {error}")).await,
     }

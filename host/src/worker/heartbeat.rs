@@ -3,6 +3,7 @@
 //! The worker also fences itself: a lease that could not be renewed in time, by the worker's own monotonic clock counted from
 //! before the request, counts as lost, whatever the store would say.
 
+use crate::failpoint::{Point, reach};
 use crate::guest::{Scope, StopReason};
 use crate::task::lease::{Lease, LeaseView};
 use crate::task_store::{Beat, Heartbeat, TaskStore};
@@ -127,11 +128,13 @@ impl Heartbeats {
     async fn renew(&self, store: &dyn TaskStore, due: Vec<Heartbeat>) {
         let sent = Instant::now();
         let leases: Vec<Lease> = due.iter().map(|beat| beat.lease.clone()).collect();
+        reach(Point::BeforeHeartbeat);
         let beats = match timeout(self.lease / 3, store.heartbeat(due, self.lease)).await {
             Ok(Ok(beats)) => beats,
             Ok(Err(error)) => return tracing::warn!(%error, leases = leases.len(), "heartbeat failed; trying again"),
             Err(_) => return tracing::warn!(leases = leases.len(), "heartbeat got no answer in time; trying again"),
         };
+        reach(Point::AfterHeartbeat);
         let mut held = self.held();
         for (lease, beat) in leases.iter().zip(beats) {
             let Some(entry) = held.get_mut(lease) else { continue };

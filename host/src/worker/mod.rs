@@ -22,6 +22,8 @@ pub use run::Until;
 pub use step::StepSpec;
 
 use crate::guest::{Guests, Services};
+use crate::task::children::{Delivery, NewTask};
+use crate::task::hooks::TaskError;
 use crate::task::id::JobKey;
 use crate::task::retry::RetryPolicy;
 use heartbeat::Heartbeats;
@@ -110,6 +112,18 @@ impl Worker {
     /// neighbour along.
     async fn company(&self, alone: bool) -> Company<'_> {
         if alone { Company::Nobody { _guard: self.company.write().await } } else { Company::Others { _guard: self.company.read().await } }
+    }
+
+    /// Why the queue that is to carry a task's message would not take it, if so.
+    fn too_large(&self, task: &NewTask) -> Option<TaskError> {
+        let (Delivery::Queue(name) | Delivery::Foreign(name)) = &task.delivery else { return None };
+        let queue = &self.queues.iter().find(|queue| queue.name == *name)?.queue;
+        let (size, max) = (task.message.to_json().len(), queue.max_body());
+        (size > max).then(|| {
+            let text =
+                format!("child '{}': its message has {size} bytes, and queue '{name}' takes {max}; put what is large in storage", task.key);
+            TaskError::new("message-size", text)
+        })
     }
 
     /// Notes that a step's guest could not be set up.

@@ -2,6 +2,7 @@
 
 use super::step::StepSpec;
 use crate::queue::Queue;
+use crate::task::children::Delivery;
 use crate::task::message::{Message, MessageBounds};
 use crate::task::pointer::Violation;
 use crate::task::root::{Origin, Root};
@@ -81,9 +82,16 @@ impl QueueSpec {
         }
         let feed = Feed::Open { queue: Some(self.name.clone()), tasks: message.job_tasks };
         let job_id = message.job_id.clone();
-        let origin = Origin { tenant: &tenant, step: &step.name, routes: &step.routes, bucket: &self.bucket, now_ms: context.now_ms };
+        let origin = Origin {
+            tenant: &tenant,
+            step: &step.name,
+            routes: &step.routes,
+            bucket: &self.bucket,
+            job_prefix: None,
+            now_ms: context.now_ms,
+        };
         let area = origin.area().map_err(|e| one("/tenant", e))?;
-        let Root { job_prefix, task } = origin.fed(message, &self.name)?;
+        let Root { job_prefix, task } = origin.fed(message, Delivery::Queue(self.name.clone()))?;
         let trespass = self.trespass(&task.message, &step, &area, &job_prefix);
         let prefix = job_prefix.as_str().to_owned();
         let job = NewJob { tenant, job_id, pipeline: context.pipeline.to_owned(), prefix, root: task, feed };

@@ -82,7 +82,7 @@ pub(super) async fn look(worker: &Worker, inbox: &Inbox, look: Look, closing: &C
     let received = tokio::select! {
         biased;
         received = timeout(longest, queue.receive(look.max, look.wait, worker.settings.lease)) => received,
-        () = closing.cancelled() => return Ok(Brought { empty: true, ..Brought::default() }),
+        () = closing.cancelled() => return Ok(Brought::default()),
     };
     let received = received.map_err(|_| LookError::Late(longest))??;
     if received.is_empty() {

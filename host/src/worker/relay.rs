@@ -7,9 +7,8 @@ use super::receive::dead_letter;
 use crate::queue::{QueueError, ToSend};
 use crate::task::children;
 use crate::task::hooks::TaskError;
-use crate::task::message::{Message, MessageBounds};
 use crate::task::uri::Uri;
-use crate::task_store::{Admission, Feed, NewJob, Outgoing, Settlement, StoreError};
+use crate::task_store::{Admission, Feed, NewJob, Outgoing, Settlement, StoreError, TaskView};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -125,16 +124,16 @@ async fn give_up(worker: &Worker, row: &Outgoing, error: TaskError) -> Option<i6
 /// Whether the row is done with.
 async fn bury(worker: &Worker, row: &Outgoing, error: TaskError) -> Result<bool, StoreError> {
     let tasks = &worker.services.tasks;
-    let known = match tasks.task(&row.key.tenant, &row.key.task_id).await {
-        Ok(_) => arrival(worker, row),
-        Err(StoreError::NotFound(_)) => None,
+    let task = match tasks.task(&row.key.tenant, &row.key.task_id).await {
+        Ok(task) => task,
+        Err(StoreError::NotFound(_)) => {
+            tasks.refuse(vec![dead_letter(&row.key.tenant, &row.queue, row.body.as_bytes(), error)]).await?;
+            return Ok(true);
+        }
         Err(error) => return Err(error),
     };
-    let Some(job) = known else {
-        tasks.refuse(vec![dead_letter(&row.key.tenant, &row.queue, row.body.as_bytes(), error)]).await?;
-        return Ok(true);
-    };
-    match tasks.admit(vec![job], worker.settings.lease, worker.settings.name.clone()).await?.pop() {
+    let arrival = arrival(task).map_err(StoreError::Invalid)?;
+    match tasks.admit(vec![arrival], worker.settings.lease, worker.settings.name.clone()).await?.pop() {
         Some(Admission::Claimed(claimed)) => {
             tasks.settle(claimed.lease.clone(), Settlement::Dead(error), String::new()).await?;
             worker.ended.notify_one();
@@ -146,18 +145,10 @@ async fn bury(worker: &Worker, row: &Outgoing, error: TaskError) -> Result<bool,
     }
 }
 
-/// The task of a row as its message would bring it, had it arrived: the row in the store is what counts.
-fn arrival(worker: &Worker, row: &Outgoing) -> Option<NewJob> {
-    let bounds = MessageBounds { bytes: row.body.len(), ..MessageBounds::default() };
-    let message = Message::decode(row.body.as_bytes(), &bounds).ok()?;
-    let (step, job_id) = (message.step.clone()?, message.job_id.clone());
-    let root = children::root(message, &step, 1, &Uri::root()).ok()?;
-    Some(NewJob {
-        tenant: row.key.tenant.clone(),
-        job_id,
-        pipeline: worker.settings.pipeline.clone(),
-        prefix: root.output_prefix.clone(),
-        root,
-        feed: Feed::Single,
-    })
+/// A task that is there as its message would bring it, had it arrived.
+fn arrival(task: TaskView) -> Result<NewJob, String> {
+    let prefix = Uri::parse(&task.output_prefix)?;
+    let root = children::root(task.message, &task.step, task.max_attempts, &prefix)?;
+    let (tenant, job_id, pipeline) = (task.tenant, task.job_id, task.pipeline);
+    Ok(NewJob { tenant, job_id, pipeline, prefix: task.output_prefix, root, feed: Feed::Single })
 }

@@ -7,6 +7,7 @@ use super::load::{Load, Reserved, Summary};
 use super::receive::{Brought, Errand, Look, LookError, look};
 use super::relay::relay_on;
 use super::sweep::sweep_on;
+use crate::failpoint::{Point, reach};
 use crate::guest::StopReason;
 use crate::task::id::JobKey;
 use crate::task::state::TaskState;
@@ -228,6 +229,9 @@ impl<'a> Shift<'a> {
             Ok(claims) => {
                 feed.found(claims.is_empty());
                 let found = !claims.is_empty();
+                if found {
+                    reach(Point::AfterClaim);
+                }
                 for claimed in claims {
                     self.start(Errand::Run(Box::new(claimed), sent), None);
                 }
@@ -361,7 +365,7 @@ impl<'a> Shift<'a> {
         }
         let now = Instant::now();
         let grace = if asked { now + self.worker.settings.grace } else { now + FOREVER };
-        let (mut last_look, mut interrupt) = ((now + LAST_LOOK).min(grace), grace);
+        let (mut last_look, mut interrupt, mut abandon) = ((now + LAST_LOOK).min(grace), grace, now + FOREVER);
         while !self.running.is_empty() || !self.looks.is_empty() {
             tokio::select! {
                 biased;
@@ -375,7 +379,12 @@ impl<'a> Shift<'a> {
                     tracing::info!(tasks = self.running.len(), "the grace time is over: handing running tasks back");
                     self.worker.heartbeats.stop_all(StopReason::Drained);
                     self.worker.hurry.cancel();
-                    interrupt = now + FOREVER;
+                    (interrupt, abandon) = (now + FOREVER, Instant::now() + LAST_ANSWERS);
+                }
+                () = sleep_until(abandon) => {
+                    // The store does not answer: what they brought is found again as after a crash.
+                    self.looks.abort_all();
+                    abandon = now + FOREVER;
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use super::deliveries::Deliveries;
 use super::{Settings, Worker, finalise};
+use crate::failpoint::{Point, reach};
 use crate::task::uri::Uri;
 use crate::task_store::{IdleQueue, Leftover, SweepRequest};
 use std::sync::Arc;
@@ -37,11 +38,13 @@ pub(super) async fn sweep(worker: &Worker, idle_queues: Vec<IdleQueue>) {
     if swept.closed > 0 {
         tracing::info!(jobs = swept.closed, "fed jobs closed: nothing came for them any more");
     }
+    reach(Point::AfterSweep);
     for task in swept.unfinished {
         tracing::info!(task_id = task.key.task_id, "finishing what another worker committed");
         if let Err(error) = finalise::try_finish(worker, &task).await {
             tracing::warn!(error, task_id = task.key.task_id, "outputs are committed and not in place yet; trying again later");
         }
+        reach(Point::AfterFinishing);
     }
     // Whatever ended or is to be sent again may be in the outbox.
     worker.ended.notify_one();
@@ -58,9 +61,11 @@ async fn remove(worker: &Worker, leftovers: Vec<Leftover>) {
             Err(error) => tracing::warn!(%error, "old attempts could not be removed; trying again later"),
         }
     }
-    if !gone.is_empty()
-        && let Err(error) = worker.services.tasks.swept(gone).await
-    {
+    if gone.is_empty() {
+        return;
+    }
+    reach(Point::BeforeSwept);
+    if let Err(error) = worker.services.tasks.swept(gone).await {
         tracing::warn!(%error, "sweep could not be noted; it will be repeated");
     }
 }

@@ -40,7 +40,7 @@ const KEYWORDS: &[&str] = &[
 
 /// Arguments of `new`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  wasm-worker new thumbnails\n  cd thumbnails && cargo build --release")]
+#[command(after_help = "Examples:\n  wasm-worker new thumbnails\n  cd thumbnails && cargo build --release")]
 pub struct NewArgs {
     /// Name of the guest: lower-case letters, digits, '-' and '_'
     name: String,

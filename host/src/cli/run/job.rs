@@ -45,12 +45,12 @@ pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failu
     } else {
         print(&job.record.render(terminal))?;
     }
-    if job.record.status == JobState::Failed {
+    if job.record.state == JobState::Failed {
         let failed = Failure::failed(job.record.errors().join("\n"));
         let more = format!("`wasm-worker tasks list --job {}` and `wasm-worker tasks logs ID` show more", job.record.job_id);
         note(failed.help(more).to_string().trim_end());
     }
-    Ok(match job.record.status {
+    Ok(match job.record.state {
         JobState::Done => Exit::Done,
         _ if job.interrupted => Exit::Interrupted,
         _ => Exit::Failed,

@@ -1,6 +1,7 @@
 //! What a run writes: names checked, bytes counted, small outputs kept in memory, large ones staged under the attempt's folder.
 
 use super::{Failure, Scope, StagedOutput, locked};
+use crate::failpoint::{Point, reach};
 use crate::object_store::ObjectWriter;
 use crate::task::id;
 use crate::task::limits::cut;
@@ -194,7 +195,9 @@ impl OutputWriter {
         self.scope.charge(bytes.len())?;
         self.hash.update(bytes);
         self.size += bytes.len() as u64;
-        Ok(self.writer.write(bytes).await?)
+        self.writer.write(bytes).await?;
+        reach(Point::InStaging);
+        Ok(())
     }
 
     /// Makes it an output; returns the address it will have.

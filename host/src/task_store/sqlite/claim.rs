@@ -25,14 +25,14 @@ pub(super) const ANYTHING: &str = "
 SELECT EXISTS (SELECT 1 FROM json_each(?2) s CROSS JOIN tasks t INDEXED BY tasks_ready
                ON t.pipeline = ?1 AND t.step = s.value AND t.state = 'QUEUED' AND t.due = 1)
     OR EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_later
-               WHERE state = 'QUEUED' AND due = 0 AND pipeline = ?1 AND not_before <= CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER))
+               WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = ?1 AND not_before <= CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER))
     OR EXISTS (SELECT 1 FROM tasks INDEXED BY tasks_running
                WHERE state = 'PROCESSING' AND lease_until < CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER))";
 
 /// Waiting for their time no longer: ?1 pipeline, ?2 now, ?3 how many.
 pub(super) const PROMOTE: &str = "
 UPDATE tasks SET due = 1
-WHERE id IN (SELECT id FROM tasks INDEXED BY tasks_later WHERE state = 'QUEUED' AND due = 0 AND pipeline = ?1 AND not_before <= ?2
+WHERE id IN (SELECT id FROM tasks INDEXED BY tasks_later WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = ?1 AND not_before <= ?2
              ORDER BY not_before LIMIT ?3)";
 
 /// The head of one step's line: ?1 pipeline, ?2 step, ?3 how many.
@@ -83,11 +83,11 @@ struct Leased {
 
 /// A task in line.
 #[derive(Debug, Clone, sqlx::FromRow)]
-struct Ready {
-    id: i64,
-    crashes: u32,
-    priority: u8,
-    fair: i64,
+pub(super) struct Ready {
+    pub id: i64,
+    pub crashes: u32,
+    pub priority: u8,
+    pub fair: i64,
 }
 
 impl Ready {
@@ -107,11 +107,14 @@ type Line<'a> = (&'a str, &'a str, Option<&'a JobKey>);
 type Lines<'a> = HashMap<Line<'a>, VecDeque<Ready>>;
 
 /// A task picked for one of the requests of a batch.
-struct Pick {
-    request: usize,
-    owner: String,
-    step: String,
-    task: Ready,
+pub(super) struct Pick<'a> {
+    /// Which of them.
+    pub request: usize,
+    pub task: Ready,
+    pub pipeline: &'a str,
+    pub step: &'a str,
+    pub worker: &'a str,
+    pub lease: Duration,
 }
 
 /// Whether a claim would find anything; false spares the write lock.
@@ -132,28 +135,46 @@ pub(super) async fn claim(tx: &mut Tx<'_>, requests: &[&ClaimRequest]) -> Result
     let mut picks = Vec::new();
     for (index, request) in requests.iter().enumerate() {
         let picked = pick(request, &mut lines);
-        picks.extend(picked.into_iter().map(|(step, task)| Pick { request: index, owner: uuid::Uuid::new_v4().to_string(), step, task }));
+        picks.extend(picked.into_iter().map(|(step, task)| Pick {
+            request: index,
+            task,
+            pipeline: &request.pipeline,
+            step,
+            worker: &request.worker,
+            lease: request.lease,
+        }));
     }
     let mut claimed: Vec<Vec<Claimed>> = requests.iter().map(|_| Vec::new()).collect();
-    if picks.is_empty() {
-        return Ok(claimed);
-    }
-    let mut leased = lease(tx, requests, &picks).await?;
-    let mut unreadable = Vec::new();
-    for pick in &picks {
-        let Some(row) = leased.remove(&pick.task.id) else { continue };
-        match (claimed_of(row, tx.now), claimed.get_mut(pick.request)) {
-            (Ok(task), Some(answer)) => answer.push(task),
-            (Err(error), _) => unreadable.push((pick.task.id, error)),
-            (Ok(_), None) => {}
+    for (request, task) in take(tx, &picks).await? {
+        if let (Some(answer), Ok(task)) = (claimed.get_mut(request), task) {
+            answer.push(task);
         }
+    }
+    Ok(claimed)
+}
+
+/// Leases what was picked, in order. A row that cannot be read is given up, and its answer says why.
+pub(super) async fn take(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<Vec<(usize, Result<Claimed, TaskError>)>, Fault> {
+    if picks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut leased = lease(tx, picks).await?;
+    let mut taken = Vec::with_capacity(picks.len());
+    let mut unreadable = Vec::new();
+    for pick in picks {
+        let Some(row) = leased.remove(&pick.task.id) else { continue };
+        let task = claimed_of(row, tx.now);
+        if let Err(error) = &task {
+            unreadable.push((pick.task.id, error.clone()));
+        }
+        taken.push((pick.request, task));
     }
     if !unreadable.is_empty() {
         let mut changes = Changes::default();
         lapse::bury(tx, &unreadable, &mut changes).await?;
         finish(tx, changes).await?;
     }
-    Ok(claimed)
+    Ok(taken)
 }
 
 /// The head of every line that some request asks for, long enough for all of them.
@@ -184,7 +205,7 @@ async fn lines<'a>(tx: &mut Tx<'_>, requests: &[&'a ClaimRequest]) -> Result<Lin
 }
 
 /// What one request gets: a task that runs alone where one is at the head of a line, else tasks that do not.
-fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(String, Ready)> {
+fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(&'a str, Ready)> {
     let line_of = |step: &'a str| (request.pipeline.as_str(), step, request.job.as_ref());
     let limit = request.limit.min(CLAIMED_AT_ONCE) as usize;
     let with_room = || request.steps.iter().filter(|(_, room)| *room > 0);
@@ -192,7 +213,7 @@ fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(String, Re
         if let Some(line) = lines.get_mut(&line_of(step))
             && line.front().is_some_and(Ready::is_alone)
         {
-            return line.pop_front().map(|task| (step.clone(), task)).into_iter().collect();
+            return line.pop_front().map(|task| (step.as_str(), task)).into_iter().collect();
         }
     }
     let mut picked = Vec::new();
@@ -206,7 +227,7 @@ fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(String, Re
             if task.is_alone() {
                 passed.push_back(task);
             } else {
-                picked.push((step.clone(), task));
+                picked.push((step.as_str(), task));
                 left -= 1;
             }
         }
@@ -217,15 +238,14 @@ fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(String, Re
     picked
 }
 
-async fn lease(tx: &mut Tx<'_>, requests: &[&ClaimRequest], picks: &[Pick]) -> Result<HashMap<i64, Leased>, Fault> {
+async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<HashMap<i64, Leased>, Fault> {
     let mut rows = Vec::with_capacity(picks.len());
     let mut clocks: BTreeMap<(&str, &str, u8), i64> = BTreeMap::new();
     let mut workers: HashMap<i64, &str> = HashMap::new();
     for pick in picks {
-        let Some(request) = requests.get(pick.request) else { continue };
-        rows.push((pick.task.id, &pick.owner, millis(request.lease)));
-        workers.insert(pick.task.id, &request.worker);
-        let clock = clocks.entry((&request.pipeline, &pick.step, pick.task.priority)).or_default();
+        rows.push((pick.task.id, uuid::Uuid::new_v4().to_string(), millis(pick.lease)));
+        workers.insert(pick.task.id, pick.worker);
+        let clock = clocks.entry((pick.pipeline, pick.step, pick.task.priority)).or_default();
         *clock = (*clock).max(pick.task.fair);
     }
     let now = tx.now;

@@ -1,7 +1,8 @@
-//! Dead letters: listing them, and putting their tasks back.
+//! Dead letters: listing them, putting their tasks back, and removing them for good.
 
 use super::end::{Changes, finish};
 use super::fault::Fault;
+use super::outbox;
 use super::transaction::{Tx, array};
 use super::views::page;
 use crate::task::hooks::TaskError;
@@ -16,6 +17,7 @@ struct Letter {
     task_id: Option<String>,
     job_id: Option<String>,
     step: Option<String>,
+    queue: Option<String>,
     error: String,
     attempts: u32,
     message: String,
@@ -30,7 +32,7 @@ impl Letter {
             task_id: self.task_id,
             job_id: self.job_id,
             step: self.step,
-            queue: None,
+            queue: self.queue,
             error: serde_json::from_str::<TaskError>(&self.error)?,
             attempts: self.attempts,
             message: self.message,
@@ -45,7 +47,7 @@ const CAN_GO_BACK: &str = " AND EXISTS (SELECT 1 FROM tasks t JOIN jobs j ON j.i
 
 async fn select(connection: &mut SqliteConnection, filter: &DeadLetterFilter, only: &str) -> Result<Vec<Letter>, Fault> {
     let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
-        "SELECT l.id, l.task, l.tenant, l.task_id, l.job_id, l.step, l.error, l.attempts, l.message, l.died_at FROM dead_letters l WHERE true",
+        "SELECT l.id, l.task, l.tenant, l.task_id, l.job_id, l.step, l.queue, l.error, l.attempts, l.message, l.died_at FROM dead_letters l WHERE true",
     );
     let filters = [
         ("tenant", &filter.tenant),
@@ -58,6 +60,9 @@ async fn select(connection: &mut SqliteConnection, filter: &DeadLetterFilter, on
         if let Some(value) = value {
             query.push(format!(" AND l.{column} = ")).push_bind(value.as_str());
         }
+    }
+    if let Some(id) = filter.id {
+        query.push(" AND l.id = ").push_bind(id);
     }
     query.push(only).push(" ORDER BY l.id DESC LIMIT ").push_bind(page(filter.limit));
     Ok(query.build_query_as().fetch_all(connection).await?)
@@ -77,10 +82,10 @@ pub(super) async fn letters(
 const PUT_BACK: &str = "
 UPDATE tasks SET
     state = CASE WHEN manifest IS NULL THEN 'QUEUED' ELSE 'COMMITTED' END,
-    due = (manifest IS NULL), not_before = ?2, lease_until = 0,
+    due = (manifest IS NULL AND queue IS NULL), not_before = ?2, lease_until = 0, sent_at = ?2, sends = 0,
     attempts = 0, handbacks = 0, crashes = 0, cancel_at = NULL, error = NULL, ended_at = NULL
 WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'DEAD'
-RETURNING job, grp";
+RETURNING id, job, grp";
 
 /// Puts tasks back and removes their letters; their jobs reopen.
 pub(super) async fn redrive(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Result<Vec<DeadLetter>, Fault> {
@@ -88,15 +93,35 @@ pub(super) async fn redrive(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Resul
     let tasks: Vec<i64> = letters.iter().filter_map(|l| l.task).collect();
     let ids: Vec<i64> = letters.iter().map(|l| l.id).collect();
     let now = tx.now;
-    let back: Vec<(i64, i64)> = sqlx::query_as(PUT_BACK).bind(array(&tasks)?).bind(now).fetch_all(tx.on()).await?;
+    let back: Vec<(i64, i64, i64)> = sqlx::query_as(PUT_BACK).bind(array(&tasks)?).bind(now).fetch_all(tx.on()).await?;
     let mut changes = Changes::default();
-    for (job, group) in &back {
+    for (_, job, group) in &back {
         changes.live(*job, *group, 1);
     }
-    let jobs: Vec<i64> = back.iter().map(|(job, _)| *job).collect();
+    let jobs: Vec<i64> = back.iter().map(|(_, job, _)| *job).collect();
     sqlx::query("UPDATE jobs SET stopping = 0 WHERE id IN (SELECT value FROM json_each(?1))").bind(array(&jobs)?).execute(tx.on()).await?;
     sqlx::query("DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?1))").bind(array(&ids)?).execute(tx.on()).await?;
+    let back_ids: Vec<i64> = back.iter().map(|(id, ..)| *id).collect();
+    outbox::put(tx, &back_ids).await?;
     finish(tx, changes).await?;
     tx.enqueued |= !back.is_empty();
+    letters.into_iter().map(Letter::into_view).collect()
+}
+
+/// Removes letters for good; what their tasks had staged is left to the sweeper, and their prefixes are free.
+pub(super) async fn purge(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Result<Vec<DeadLetter>, Fault> {
+    let letters = select(tx.on(), filter, "").await?;
+    let tasks: Vec<i64> = letters.iter().filter_map(|l| l.task).collect();
+    let ids: Vec<i64> = letters.iter().map(|l| l.id).collect();
+    let now = tx.now;
+    sqlx::query(
+        "UPDATE tasks SET manifest = NULL, children = NULL, leftover = ?2 \
+         WHERE id IN (SELECT value FROM json_each(?1)) AND state = 'DEAD'",
+    )
+    .bind(array(&tasks)?)
+    .bind(now)
+    .execute(tx.on())
+    .await?;
+    sqlx::query("DELETE FROM dead_letters WHERE id IN (SELECT value FROM json_each(?1))").bind(array(&ids)?).execute(tx.on()).await?;
     letters.into_iter().map(Letter::into_view).collect()
 }

@@ -5,13 +5,15 @@
 
 use super::fault::Fault;
 use super::insert::{self, NewRow};
+use super::outbox;
 use super::transaction::{Tx, array};
-use crate::task::children::{Children, NewTask};
+use crate::task::children::{Children, Delivery, NewTask};
 use crate::task::hooks::TaskError;
+use crate::task::state::TaskState;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// A task that ended DONE and has children.
+/// A task that has ended and has children: DONE, or DEAD with a task that follows.
 #[derive(Debug)]
 pub(super) struct Parent {
     pub id: i64,
@@ -28,6 +30,7 @@ pub(super) struct Parent {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     groups: BTreeMap<i64, Delta>,
+    jobs: BTreeSet<i64>,
     parents: Vec<Parent>,
 }
 
@@ -44,11 +47,16 @@ impl Changes {
         self.group(job, group).live += tasks;
     }
 
-    /// This task ended DONE with children.
+    /// This task ended with children.
     pub fn parent(&mut self, parent: Parent) {
         if !parent.children.is_empty() {
             self.parents.push(parent);
         }
+    }
+
+    /// This job is to be looked at, though none of its tasks has changed.
+    pub fn job(&mut self, job: i64) {
+        self.jobs.insert(job);
     }
 
     fn group(&mut self, job: i64, group: i64) -> &mut Delta {
@@ -64,7 +72,7 @@ pub(super) async fn finish(tx: &mut Tx<'_>, mut changes: Changes) -> Result<(), 
     if !parents.is_empty() {
         insert_children(tx, &parents, &mut changes).await?;
     }
-    let mut jobs: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut jobs: BTreeMap<i64, i64> = changes.jobs.iter().map(|job| (*job, 0)).collect();
     let mut groups = std::mem::take(&mut changes.groups);
     while !groups.is_empty() {
         for delta in groups.values() {
@@ -83,15 +91,22 @@ struct Accepted<'a> {
     ordinal: usize,
 }
 
-async fn insert_children(tx: &mut Tx<'_>, parents: &[Parent], changes: &mut Changes) -> Result<(), Fault> {
+async fn insert_children<'a>(tx: &mut Tx<'_>, parents: &'a [Parent], changes: &mut Changes) -> Result<(), Fault> {
     let mut taken = taken(tx, parents).await?;
     let mut refused = Vec::new();
     let mut rows = Vec::new();
+    let mut foreign = Vec::new();
     let mut groups: Vec<(i64, i64, i64)> = Vec::new();
     let mut counts: Vec<(i64, usize)> = Vec::new();
     let mut numbers = tx.numbers().await?;
     for parent in parents {
-        let mut accept = |ordinal: usize, task| accept(&mut taken, &mut refused, Accepted { parent, task, ordinal });
+        let mut accept = |ordinal: usize, task: &'a NewTask| {
+            if matches!(task.delivery, Delivery::Foreign(_)) {
+                foreign.push((parent, task));
+                return None;
+            }
+            accept(&mut taken, &mut refused, Accepted { parent, task, ordinal })
+        };
         let tasks: Vec<_> = parent.children.tasks.iter().enumerate().filter_map(|(i, t)| accept(i, t)).collect();
         let then = parent.children.then.as_ref().and_then(|t| accept(parent.children.tasks.len(), t));
         let count = tasks.len() + usize::from(then.is_some());
@@ -114,7 +129,8 @@ async fn insert_children(tx: &mut Tx<'_>, parents: &[Parent], changes: &mut Chan
         if let Some(then) = then {
             numbers.tasks += 1;
             let row = row(&then, numbers.tasks, parent.group, parent.is_input);
-            rows.push(NewRow { waiting: inner, waits: inner.then_some(group), ..row });
+            let state = if inner { TaskState::Waiting } else { TaskState::Queued };
+            rows.push(NewRow { state, waits: inner.then_some(group), ..row });
             add(changes, parent.job, parent.group, 1, parent.is_input);
             if inner {
                 groups.push((group, parent.job, numbers.tasks));
@@ -127,6 +143,8 @@ async fn insert_children(tx: &mut Tx<'_>, parents: &[Parent], changes: &mut Chan
     insert_groups(tx, &groups).await?;
     insert::assign_turns(tx, &mut rows).await?;
     insert::rows(tx, &rows).await?;
+    outbox::announce(tx, &rows).await?;
+    outbox::send_foreign(tx, &foreign).await?;
     mark_parents(tx, &counts).await?;
     refuse(tx, &refused).await
 }
@@ -149,7 +167,7 @@ fn row<'a>(child: &Accepted<'a>, id: i64, group: i64, is_input: bool) -> NewRow<
         tenant: &parent.tenant,
         pipeline: &parent.pipeline,
         task: child.task,
-        waiting: false,
+        state: TaskState::Queued,
         fair: 0,
         parent: Some(parent.id),
         path: format!("{}{:08x}", parent.path, child.ordinal),
@@ -273,22 +291,25 @@ async fn wake(tx: &mut Tx<'_>, thens: &[i64]) -> Result<BTreeMap<i64, Delta>, Fa
         return Ok(cancelled.groups);
     }
     let now = tx.now;
-    let rows: Vec<(i64, i64, String)> = sqlx::query_as(
-        "UPDATE tasks SET state = CASE WHEN j.stopping THEN 'CANCELLED' ELSE 'QUEUED' END, due = (tasks.not_before <= ?2), \
+    let rows: Vec<(i64, i64, i64, String)> = sqlx::query_as(
+        "UPDATE tasks SET state = CASE WHEN j.stopping THEN 'CANCELLED' ELSE 'QUEUED' END, due = (tasks.not_before <= ?2 AND tasks.queue IS NULL), sent_at = ?2, \
                           not_before = max(tasks.not_before, ?2), ended_at = CASE WHEN j.stopping THEN ?2 END \
          FROM jobs j WHERE tasks.id IN (SELECT value FROM json_each(?1)) AND tasks.state = 'WAITING' AND j.id = tasks.job \
-         RETURNING job, grp, state",
+         RETURNING tasks.id, job, grp, tasks.state",
     )
     .bind(array(thens)?)
     .bind(now)
     .fetch_all(tx.on())
     .await?;
-    for (job, group, state) in rows {
+    let mut woken = Vec::new();
+    for (id, job, group, state) in rows {
         match state.as_str() {
             "CANCELLED" => cancelled.live(job, group, -1),
-            _ => tx.enqueued = true,
+            _ => woken.push(id),
         }
     }
+    tx.enqueued |= !woken.is_empty();
+    outbox::put(tx, &woken).await?;
     Ok(cancelled.groups)
 }
 
@@ -301,10 +322,11 @@ async fn count_jobs(tx: &mut Tx<'_>, jobs: &BTreeMap<i64, i64>) -> Result<(), Fa
     let now = tx.now;
     let counted: Vec<(i64, i64)> = sqlx::query_as(
         "UPDATE jobs SET live = jobs.live + c.live, \
-                ended_at = CASE WHEN jobs.live + c.live > 0 THEN NULL ELSE ?2 END, \
-                state = CASE WHEN jobs.live + c.live > 0 THEN 'PROCESSING' \
+                ended_at = CASE WHEN jobs.live + c.live = 0 AND feed <> 'open' THEN coalesce(ended_at, ?2) END, \
+                idle_since = CASE WHEN jobs.live + c.live = 0 AND feed = 'open' THEN coalesce(idle_since, ?2) END, \
+                state = CASE WHEN jobs.live + c.live > 0 OR feed = 'open' THEN 'PROCESSING' \
                     WHEN EXISTS (SELECT 1 FROM tasks t WHERE t.job = jobs.id AND t.state = 'DEAD') \
-                      OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.tenant = jobs.tenant AND d.job_id = jobs.job_id) THEN 'FAILED' \
+                      OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.tenant = jobs.tenant AND d.job_id = jobs.job_id AND d.body_hash IS NULL) THEN 'FAILED' \
                     WHEN cancel_at IS NOT NULL THEN 'CANCELLED' ELSE 'DONE' END \
          FROM (SELECT value->>0 AS id, value->>1 AS live FROM json_each(?1)) c WHERE jobs.id = c.id \
          RETURNING id, live",

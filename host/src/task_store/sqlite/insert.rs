@@ -2,7 +2,8 @@
 
 use super::fault::Fault;
 use super::transaction::{Tx, array};
-use crate::task::children::NewTask;
+use crate::task::children::{Delivery, NewTask};
+use crate::task::state::TaskState;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -18,7 +19,8 @@ pub(super) struct NewRow<'a> {
     pub tenant: &'a str,
     pub pipeline: &'a str,
     pub task: &'a NewTask,
-    pub waiting: bool,
+    /// QUEUED, WAITING for a group, or CANCELLED where its job is.
+    pub state: TaskState,
     pub fair: i64,
     pub parent: Option<i64>,
     pub path: String,
@@ -47,16 +49,20 @@ struct Columns<'a> {
     path: &'a str,
     is_input: bool,
     waits: Option<i64>,
+    queue: Option<&'a str>,
+    on_failure: Option<String>,
+    ended_at: Option<i64>,
     output_prefix: &'a str,
     message: String,
 }
 
 const INSERT: &str = "
 INSERT INTO tasks (id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
-                   max_attempts, parent, path, is_input, waits, output_prefix, created_at)
+                   max_attempts, parent, path, is_input, waits, queue, sent_at, on_failure, ended_at, output_prefix, created_at)
 SELECT value->>'id', value->>'job', value->>'grp', value->>'tenant', value->>'task_id', value->>'pipeline', value->>'step',
        value->>'key', value->>'payload_hash', value->>'state', value->>'due', value->>'not_before', value->>'priority',
        value->>'fair', value->>'max_attempts', value->>'parent', value->>'path', value->>'is_input', value->>'waits',
+       value->>'queue', CASE WHEN value->>'queue' IS NOT NULL THEN ?2 END, value->>'on_failure', value->>'ended_at',
        value->>'output_prefix', ?2
 FROM json_each(?1)";
 
@@ -66,8 +72,8 @@ const INSERT_MESSAGES: &str = "INSERT INTO messages (task, message) SELECT value
 pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fault> {
     let mut chunk = String::from("[");
     for row in rows {
-        let columns = columns(row, tx.now);
-        tx.enqueued |= columns.state == "QUEUED";
+        let columns = columns(row, tx.now)?;
+        tx.enqueued |= row.state == TaskState::Queued && columns.queue.is_none();
         if chunk.len() > 1 {
             chunk.push(',');
         }
@@ -90,11 +96,16 @@ async fn flush(tx: &mut Tx<'_>, mut chunk: String) -> Result<String, Fault> {
     Ok("[".to_owned())
 }
 
-fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Columns<'a> {
+fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
     let task = row.task;
     let delay = i64::try_from(task.delay_ms).unwrap_or(i64::MAX);
     let not_before = now.saturating_add(delay).max(task.message.not_before.unwrap_or(0));
-    Columns {
+    let queue = match &task.delivery {
+        Delivery::Queue(queue) => Some(queue.as_str()),
+        // A foreign task never becomes a row.
+        Delivery::Table | Delivery::Foreign(_) => None,
+    };
+    Ok(Columns {
         id: row.id,
         job: row.job,
         grp: row.group,
@@ -104,8 +115,8 @@ fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Columns<'a> {
         step: &task.step,
         key: &task.key,
         payload_hash: &task.payload_hash,
-        state: if row.waiting { "WAITING" } else { "QUEUED" },
-        due: !row.waiting && not_before <= now,
+        state: row.state.as_str(),
+        due: row.state == TaskState::Queued && queue.is_none() && not_before <= now,
         not_before,
         priority: task.priority.min(9),
         fair: row.fair,
@@ -114,9 +125,12 @@ fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Columns<'a> {
         path: &row.path,
         is_input: row.is_input,
         waits: row.waits,
+        queue,
+        on_failure: task.on_failure.as_ref().map(serde_json::to_string).transpose()?,
+        ended_at: row.state.is_ended().then_some(now),
         output_prefix: &task.output_prefix,
         message: task.message.to_json(),
-    }
+    })
 }
 
 /// Where a job stands in line: one step, one priority.

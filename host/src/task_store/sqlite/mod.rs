@@ -4,6 +4,7 @@
 //! reads go over a few connections of their own. Times are SQLite's own clock, read under the write lock.
 //! Network file systems are not supported: SQLite's log needs shared memory.
 
+mod admit;
 mod beat;
 mod cancel;
 mod claim;
@@ -11,9 +12,12 @@ mod commit;
 mod dead;
 mod end;
 mod fault;
+mod feed;
 mod insert;
 mod lapse;
 mod open;
+mod outbox;
+mod prune;
 mod request;
 mod run_end;
 mod submit;
@@ -112,7 +116,7 @@ impl TaskStore for SqliteTaskStore {
     }
 
     async fn sweep(&self, request: SweepRequest) -> Result<Swept, StoreError> {
-        ask!(self, Request::Sweep(request.lease, request.limit), Answer::Swept)
+        ask!(self, Request::Sweep(request), Answer::Swept)
     }
 
     async fn swept(&self, keys: Vec<TaskKey>) -> Result<(), StoreError> {
@@ -176,31 +180,34 @@ impl TaskStore for SqliteTaskStore {
         ask!(self, Request::CancelJob(tenant.to_owned(), job_id.to_owned()), Answer::Count)
     }
 
-    async fn admit(&self, _: Vec<NewJob>, _: Duration, _: String) -> Result<Vec<Admission>, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn admit(&self, arrivals: Vec<NewJob>, lease: Duration, worker: String) -> Result<Vec<Admission>, StoreError> {
+        ask!(self, Request::Admit(arrivals, lease, worker), Answer::Admitted)
     }
 
-    async fn refuse(&self, _: Vec<Refused>) -> Result<(), StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn refuse(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
+        self.writer.ask(Request::Refuse(refused)).await.map(drop)
     }
 
-    async fn outgoing(&self, _: Duration, _: u32) -> Result<Vec<Outgoing>, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn outgoing(&self, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError> {
+        ask!(self, Request::Outgoing(lease, limit), Answer::Outgoing)
     }
 
-    async fn sent(&self, _: Vec<i64>) -> Result<(), StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {
+        self.writer.ask(Request::Sent(ids)).await.map(drop)
     }
 
-    async fn purge(&self, _: DeadLetterFilter, _: bool) -> Result<Vec<DeadLetter>, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn purge(&self, filter: DeadLetterFilter, dry_run: bool) -> Result<Vec<DeadLetter>, StoreError> {
+        if dry_run {
+            return Ok(dead::letters(&mut *self.reader().await?, &filter, false).await?);
+        }
+        ask!(self, Request::Purge(filter), Answer::Letters)
     }
 
-    async fn seal(&self, _: &str, _: &str) -> Result<JobState, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn seal(&self, tenant: &str, job_id: &str) -> Result<JobState, StoreError> {
+        ask!(self, Request::Seal(tenant.to_owned(), job_id.to_owned()), Answer::Job)
     }
 
-    async fn prune(&self, _: Duration, _: u32, _: bool) -> Result<Pruned, StoreError> {
-        Err(StoreError::Invalid("not built yet".into()))
+    async fn prune(&self, older_than: Duration, limit: u32, dry_run: bool) -> Result<Pruned, StoreError> {
+        ask!(self, Request::Prune(older_than, limit, dry_run), Answer::Pruned)
     }
 }

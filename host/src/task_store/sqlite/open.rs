@@ -46,7 +46,7 @@ fn options(path: &Path, durability: Durability) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
-        .foreign_keys(true)
+        .foreign_keys(false)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
         .pragma("temp_store", "MEMORY")

@@ -4,13 +4,14 @@ use super::commit;
 use super::end::{Changes, finish};
 use super::fault::Fault;
 use super::transaction::Tx;
-use super::{beat, cancel, claim, dead, run_end, submit, sweep};
+use super::{admit, beat, cancel, claim, dead, feed, outbox, prune, run_end, submit, sweep};
 use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
 use crate::task::lease::Lease;
-use crate::task::state::TaskState;
+use crate::task::state::{JobState, TaskState};
 use crate::task_store::{
-    Applied, Beat, ClaimRequest, Claimed, Commit, DeadLetter, DeadLetterFilter, Heartbeat, NewJob, Settlement, StoreError, Submitted, Swept,
+    Admission, Applied, Beat, ClaimRequest, Claimed, Commit, DeadLetter, DeadLetterFilter, Heartbeat, NewJob, Outgoing, Pruned, Refused,
+    Settlement, StoreError, Submitted, SweepRequest, Swept,
 };
 use sqlx::SqliteConnection;
 use std::time::Duration;
@@ -25,7 +26,14 @@ pub(super) enum Request {
     End(TaskKey),
     Settle(Lease, Settlement, String),
     BuryCommitted(TaskKey, TaskError),
-    Sweep(Duration, u32),
+    Admit(Vec<NewJob>, Duration, String),
+    Refuse(Vec<Refused>),
+    Outgoing(Duration, u32),
+    Sent(Vec<i64>),
+    Purge(DeadLetterFilter),
+    Seal(String, String),
+    Prune(Duration, u32, bool),
+    Sweep(SweepRequest),
     Swept(Vec<TaskKey>),
     Redrive(DeadLetterFilter),
     CancelTask(TaskKey),
@@ -44,6 +52,10 @@ pub(super) enum Answer {
     Letters(Vec<DeadLetter>),
     State(TaskState),
     Count(u64),
+    Admitted(Vec<Admission>),
+    Outgoing(Vec<Outgoing>),
+    Job(JobState),
+    Pruned(Pruned),
 }
 
 /// Answer of one member. An error here is its own affair and has changed nothing.
@@ -58,16 +70,22 @@ impl Request {
             Self::Heartbeat(beats, _) => beats.len(),
             Self::Commit(commit) => 1 + commit.children.tasks.len() + commit.manifest.entries.len(),
             Self::Swept(keys) => keys.len(),
-            Self::Sweep(_, limit) => *limit as usize,
-            Self::End(_) | Self::Settle(..) | Self::BuryCommitted(..) | Self::Redrive(_) | Self::CancelTask(_) | Self::CancelJob(..) => 1,
+            Self::Admit(jobs, ..) => 2 * jobs.len(),
+            Self::Refuse(refused) => refused.len(),
+            Self::Sent(ids) => ids.len(),
+            Self::Sweep(SweepRequest { limit, .. }) | Self::Outgoing(_, limit) => *limit as usize,
+            // Each with the tasks of its job: alone in its transaction, as good as.
+            Self::Prune(..) | Self::Purge(_) | Self::Redrive(_) | Self::CancelJob(..) => 1000,
+            Self::End(_) | Self::Settle(..) | Self::BuryCommitted(..) | Self::CancelTask(_) | Self::Seal(..) => 1,
         }
     }
 
     /// The answer, where reading alone shows that there is nothing to do: it spares the write lock, which other processes want too.
     pub async fn idle_answer(&self, connection: &mut SqliteConnection) -> Result<Option<Answer>, Fault> {
         Ok(match self {
+            Self::Outgoing(..) if !outbox::anything(connection).await? => Some(Answer::Outgoing(Vec::new())),
             Self::Claim(request) if !claim::anything(connection, request).await? => Some(Answer::Claimed(Vec::new())),
-            Self::Sweep(lease, _) if !sweep::anything(connection, *lease).await? => Some(Answer::Swept(Swept::default())),
+            Self::Sweep(request) if !sweep::anything(connection, request).await? => Some(Answer::Swept(Swept::default())),
             _ => None,
         })
     }
@@ -111,9 +129,18 @@ pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Out
     let jobs = Kind::of(batch, |r| if let Request::Submit(jobs) = r { Some(jobs) } else { None });
     if !jobs.members.is_empty() {
         let all: Vec<&NewJob> = jobs.members.iter().flat_map(|jobs| jobs.iter()).collect();
-        let mut answers = submit::submit(tx, &all).await?.into_iter();
+        let mut answers = submit::submit(tx, &all, true).await?.into_iter();
         let answers = jobs.members.iter().map(|jobs| answers.by_ref().take(jobs.len()).collect()).collect();
         jobs.answer(&mut outcomes, answers, Answer::Submitted);
+    }
+    let arrivals =
+        Kind::of(
+            batch,
+            |r| if let Request::Admit(jobs, lease, worker) = r { Some((jobs.as_slice(), *lease, worker.as_str())) } else { None },
+        );
+    if !arrivals.members.is_empty() {
+        let answers = admit::admit(tx, &arrivals.members).await?;
+        arrivals.answer(&mut outcomes, answers, Answer::Admitted);
     }
     let claims = Kind::of(batch, |r| if let Request::Claim(request) = r { Some(request) } else { None });
     if !claims.members.is_empty() {
@@ -143,7 +170,7 @@ async fn ends_of_runs(tx: &mut Tx<'_>, batch: &[&Request], outcomes: &mut [Outco
     finish(tx, changes).await
 }
 
-/// What people and sweepers ask for now and then: one after the other.
+/// What people, sweepers and relays ask for now and then: one after the other.
 async fn rarely(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, Fault> {
     Ok(Some(match request {
         Request::BuryCommitted(key, error) => {
@@ -152,7 +179,20 @@ async fn rarely(tx: &mut Tx<'_>, request: &Request) -> Result<Option<Outcome>, F
             finish(tx, changes).await?;
             Ok(Answer::Nothing)
         }
-        Request::Sweep(lease, limit) => Ok(Answer::Swept(sweep::sweep(tx, *lease, *limit).await?)),
+        Request::Sweep(request) => Ok(Answer::Swept(sweep::sweep(tx, request).await?)),
+        Request::Refuse(refused) => {
+            let letters: Vec<_> = refused.iter().map(admit::Letter::of).collect::<Result<_, _>>()?;
+            admit::keep(tx, &letters).await?;
+            Ok(Answer::Nothing)
+        }
+        Request::Outgoing(lease, limit) => Ok(Answer::Outgoing(outbox::outgoing(tx, *lease, *limit).await?)),
+        Request::Sent(ids) => {
+            outbox::sent(tx, ids).await?;
+            Ok(Answer::Nothing)
+        }
+        Request::Purge(filter) => Ok(Answer::Letters(dead::purge(tx, filter).await?)),
+        Request::Seal(tenant, job_id) => feed::seal(tx, tenant, job_id).await?.map(Answer::Job),
+        Request::Prune(older_than, limit, dry_run) => Ok(Answer::Pruned(prune::prune(tx, *older_than, *limit, *dry_run).await?)),
         Request::Swept(keys) => {
             sweep::swept(tx, keys).await?;
             Ok(Answer::Nothing)

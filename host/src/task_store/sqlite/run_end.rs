@@ -2,7 +2,7 @@
 
 use super::end::Changes;
 use super::fault::Fault;
-use super::lapse::write_letters;
+use super::lapse::give_up;
 use super::transaction::{Tx, array};
 use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
@@ -87,7 +87,8 @@ UPDATE tasks SET
     state = CASE WHEN cancel_at IS NOT NULL THEN 'CANCELLED' ELSE c.state END,
     attempts = tasks.attempts + c.attempts,
     handbacks = tasks.handbacks + c.handbacks,
-    due = (c.wait <= 0),
+    due = (c.wait <= 0 AND queue IS NULL),
+    sent_at = ?2,
     not_before = ?2 + c.wait,
     error = coalesce(c.error, tasks.error),
     ended_at = CASE WHEN cancel_at IS NOT NULL OR c.state <> 'QUEUED' THEN ?2 END,
@@ -135,7 +136,7 @@ pub(super) async fn settle(tx: &mut Tx<'_>, settles: &[Settle<'_>], changes: &mu
         }
     }
     close_claims(tx, &closed).await?;
-    write_letters(tx, &dead).await?;
+    give_up(tx, &dead, changes).await?;
     let leases: Vec<_> = settles.iter().map(|(lease, how, _)| (*lease, name(how))).collect();
     answer(tx, &leases, &applied).await
 }

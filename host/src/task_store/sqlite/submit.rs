@@ -1,60 +1,120 @@
-//! New jobs with their root tasks; a repeat has no effect, a conflict changes nothing.
+//! New jobs with their root tasks, and further root tasks of jobs that are fed; a repeat has no effect, a conflict changes nothing.
 
 use super::end::{Changes, finish};
 use super::fault::Fault;
 use super::insert::{self, NewRow};
+use super::outbox;
 use super::transaction::{Tx, array};
-use crate::task_store::{NewJob, Submitted};
-use std::collections::{BTreeSet, HashMap};
+use crate::task::state::TaskState;
+use crate::task_store::{Feed, NewJob, Submitted};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
-/// What an id stands for already.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A job that is there, or about to be.
+#[derive(Debug, Clone, sqlx::FromRow)]
 struct Holder {
-    job_id: String,
+    id: i64,
+    grp: i64,
     pipeline: String,
     root_task: String,
+    feed: String,
+    stopping: bool,
+    expected: Option<i64>,
+    arrived: i64,
+}
+
+/// A task that is there, or about to be: its job, and the hash of its message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Taken {
+    job_id: String,
     hash: String,
 }
 
-/// Holders by (tenant, id): of job ids and of task ids.
+/// By (tenant, id): jobs and tasks.
 #[derive(Default)]
 struct Holders {
     jobs: HashMap<(String, String), Holder>,
-    tasks: HashMap<(String, String), Holder>,
+    tasks: HashMap<(String, String), Taken>,
 }
 
-/// Creates what is new. One answer per job, in order.
-pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Vec<Submitted>, Fault> {
+/// A root task that is new, and the job it begins or joins.
+struct Newcomer<'a> {
+    new: &'a NewJob,
+    job: (String, String),
+    joins: bool,
+}
+
+/// Creates what is new. One answer per job, in order. `announce`: whether a broker is to be told of tasks whose messages it carries;
+/// it is not where the message has just come from there.
+pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) -> Result<Vec<Submitted>, Fault> {
     let mut holders = holders(tx, jobs).await?;
     let mut occupied = occupied(tx, jobs).await?;
+    let numbers = tx.numbers().await?;
+    let (mut job, mut group) = (numbers.jobs, numbers.groups);
     let mut answers = Vec::with_capacity(jobs.len());
-    let mut created = Vec::new();
-    for &job in jobs {
-        let holder = Holder {
-            job_id: job.job_id.clone(),
-            pipeline: job.pipeline.clone(),
-            root_task: job.root.task_id.clone(),
-            hash: job.root.payload_hash.clone(),
-        };
-        let (job_key, task_key) = ((job.tenant.clone(), job.job_id.clone()), (job.tenant.clone(), job.root.task_id.clone()));
-        answers.push(match (holders.jobs.get(&job_key), holders.tasks.get(&task_key)) {
-            (None, None) if occupied.overlaps(&job.prefix) => Submitted::Occupied,
-            (None, None) => {
-                occupied.0.insert(job.prefix.clone());
-                holders.jobs.insert(job_key, holder.clone());
-                holders.tasks.insert(task_key, holder);
-                created.push(job);
-                Submitted::Created
-            }
-            (Some(by_job), Some(by_task)) if *by_job == holder && *by_task == holder => Submitted::Repeated,
-            _ => Submitted::Conflict,
+    let mut newcomers = Vec::new();
+    for &new in jobs {
+        let answer = judge(new, &holders, &occupied);
+        answers.push(answer);
+        if answer != Submitted::Created {
+            continue;
+        }
+        let key = (new.tenant.clone(), new.job_id.clone());
+        holders.tasks.insert(
+            (new.tenant.clone(), new.root.task_id.clone()),
+            Taken { job_id: new.job_id.clone(), hash: new.root.payload_hash.clone() },
+        );
+        let joins = holders.jobs.contains_key(&key);
+        let holder = holders.jobs.entry(key.clone()).or_insert_with(|| {
+            job += 1;
+            group += 1;
+            occupied.0.insert(new.prefix.clone());
+            new_holder(new, job, group)
         });
+        holder.grow(&new.feed);
+        newcomers.push(Newcomer { new, job: key, joins });
     }
-    if !created.is_empty() {
-        create(tx, &created).await?;
+    if !newcomers.is_empty() {
+        create(tx, &newcomers, &holders, numbers.tasks, announce).await?;
     }
     Ok(answers)
+}
+
+fn new_holder(new: &NewJob, id: i64, grp: i64) -> Holder {
+    let feed = if new.feed == Feed::Single { "single" } else { "open" };
+    let (pipeline, root_task) = (new.pipeline.clone(), new.root.task_id.clone());
+    Holder { id, grp, pipeline, root_task, feed: feed.into(), stopping: false, expected: None, arrived: 0 }
+}
+
+impl Holder {
+    /// One more root task has come.
+    fn grow(&mut self, feed: &Feed) {
+        self.arrived += 1;
+        let Feed::Open { tasks, .. } = feed else { return };
+        self.expected = self.expected.or(tasks.and_then(|n| i64::try_from(n).ok()));
+        let complete = self.expected.is_some_and(|n| self.arrived >= n);
+        self.feed = if complete { "sealed" } else { "open" }.into();
+    }
+}
+
+fn judge(new: &NewJob, holders: &Holders, occupied: &Occupied) -> Submitted {
+    let job = holders.jobs.get(&(new.tenant.clone(), new.job_id.clone()));
+    let task = holders.tasks.get(&(new.tenant.clone(), new.root.task_id.clone()));
+    match (job, task) {
+        (None, None) if occupied.overlaps(&new.prefix) => Submitted::Occupied,
+        (None, None) => Submitted::Created,
+        (Some(job), _) if job.pipeline != new.pipeline => Submitted::Conflict,
+        (Some(job), Some(task)) => {
+            let is_it = task.job_id == new.job_id && task.hash == new.root.payload_hash;
+            // A single job's root task is the one it was submitted with, whatever else bears the same content.
+            let is_root = new.feed != Feed::Single || job.root_task == new.root.task_id;
+            if is_it && is_root { Submitted::Repeated } else { Submitted::Conflict }
+        }
+        (Some(job), None) if new.feed == Feed::Single || job.feed == "single" => Submitted::Conflict,
+        (Some(job), None) if job.feed == "sealed" => Submitted::Sealed,
+        (Some(_), None) => Submitted::Created,
+        (None, Some(_)) => Submitted::Conflict,
+    }
 }
 
 /// Jobs below the prefix of a newcomer, or above it, that are live or keep the staged outputs of a dead task: ?1 pairs of (prefix, the
@@ -92,73 +152,120 @@ async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Occupied, Fault> 
     Ok(Occupied(rows.into_iter().collect()))
 }
 
+#[derive(sqlx::FromRow)]
+struct HolderRow {
+    tenant: String,
+    job_id: String,
+    #[sqlx(flatten)]
+    holder: Holder,
+}
+
 async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {
     let ids: Vec<(&str, &str, &str)> = jobs.iter().map(|j| (j.tenant.as_str(), j.job_id.as_str(), j.root.task_id.as_str())).collect();
     let ids = array(&ids)?;
-    type Row = (String, String, String, String, String, String);
-    let by_job: Vec<Row> = sqlx::query_as(
-        "SELECT j.tenant, j.job_id, j.job_id, j.pipeline, j.root_task, t.payload_hash FROM json_each(?1) w \
-         CROSS JOIN jobs j ON j.tenant = w.value->>0 AND j.job_id = w.value->>1 \
-         CROSS JOIN tasks t ON t.tenant = j.tenant AND t.task_id = j.root_task",
+    let by_job: Vec<HolderRow> = sqlx::query_as(
+        "SELECT DISTINCT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, \
+                (SELECT t.grp FROM tasks t WHERE t.tenant = j.tenant AND t.task_id = j.root_task) AS grp \
+         FROM json_each(?1) w CROSS JOIN jobs j ON j.tenant = w.value->>0 AND j.job_id = w.value->>1",
     )
     .bind(&ids)
     .fetch_all(tx.on())
     .await?;
-    let by_task: Vec<Row> = sqlx::query_as(
-        "SELECT t.tenant, t.task_id, j.job_id, j.pipeline, j.root_task, t.payload_hash FROM json_each(?1) w \
+    let by_task: Vec<(String, String, String, String)> = sqlx::query_as(
+        "SELECT t.tenant, t.task_id, j.job_id, t.payload_hash FROM json_each(?1) w \
          CROSS JOIN tasks t ON t.tenant = w.value->>0 AND t.task_id = w.value->>2 CROSS JOIN jobs j ON j.id = t.job",
     )
     .bind(&ids)
     .fetch_all(tx.on())
     .await?;
-    let map = |rows: Vec<Row>| {
-        rows.into_iter()
-            .map(|(tenant, id, job_id, pipeline, root_task, hash)| ((tenant, id), Holder { job_id, pipeline, root_task, hash }))
-            .collect()
-    };
-    Ok(Holders { jobs: map(by_job), tasks: map(by_task) })
+    Ok(Holders {
+        jobs: by_job.into_iter().map(|row| ((row.tenant, row.job_id), row.holder)).collect(),
+        tasks: by_task.into_iter().map(|(tenant, id, job_id, hash)| ((tenant, id), Taken { job_id, hash })).collect(),
+    })
 }
 
-async fn create(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<(), Fault> {
-    let numbers = tx.numbers().await?;
-    let mut job_rows = Vec::with_capacity(jobs.len());
-    let mut group_rows = Vec::with_capacity(jobs.len());
-    let mut rows = Vec::with_capacity(jobs.len());
+async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, last: i64, announce: bool) -> Result<(), Fault> {
+    let mut touched: BTreeMap<i64, &Holder> = BTreeMap::new();
+    let (mut jobs, mut groups, mut first, mut further) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut changes = Changes::default();
-    for (&job, n) in jobs.iter().zip(1..) {
-        let (id, group) = (numbers.jobs + n, numbers.groups + n);
-        job_rows.push((id, &job.tenant, &job.job_id, &job.pipeline, &job.prefix, &job.root.task_id));
-        group_rows.push((group, id));
-        changes.live(id, group, 1);
-        rows.push(NewRow {
-            id: numbers.tasks + n,
-            job: id,
-            group,
-            tenant: &job.tenant,
-            pipeline: &job.pipeline,
-            task: &job.root,
-            waiting: false,
+    for (newcomer, id) in newcomers.iter().zip(last + 1..) {
+        let Some(holder) = holders.jobs.get(&newcomer.job) else { continue };
+        let new = newcomer.new;
+        touched.insert(holder.id, holder);
+        if !newcomer.joins {
+            let queue = if let Feed::Open { queue, .. } = &new.feed { queue.as_deref() } else { None };
+            jobs.push((holder.id, &new.tenant, &new.job_id, &new.pipeline, &new.prefix, &new.root.task_id, queue));
+            groups.push((holder.grp, holder.id));
+        }
+        let state = if holder.stopping { TaskState::Cancelled } else { TaskState::Queued };
+        if !holder.stopping {
+            changes.live(holder.id, holder.grp, 1);
+        }
+        let row = NewRow {
+            id,
+            job: holder.id,
+            group: holder.grp,
+            tenant: &new.tenant,
+            pipeline: &new.pipeline,
+            task: &new.root,
+            state,
             fair: 0,
             parent: None,
             path: String::new(),
             is_input: false,
             waits: None,
-        });
+        };
+        if newcomer.joins { further.push(row) } else { first.push(row) }
+    }
+    insert_jobs(tx, &jobs, &groups).await?;
+    feed(tx, &touched).await?;
+    insert::assign_first(tx, &mut first).await?;
+    insert::assign_turns(tx, &mut further).await?;
+    for rows in [first, further] {
+        insert::rows(tx, &rows).await?;
+        if announce {
+            outbox::announce(tx, &rows).await?;
+        }
+    }
+    finish(tx, changes).await
+}
+
+/// Number, tenant, id, pipeline, prefix, first root task, queue.
+type JobRow<'a> = (i64, &'a String, &'a String, &'a String, &'a String, &'a String, Option<&'a str>);
+
+async fn insert_jobs(tx: &mut Tx<'_>, jobs: &[JobRow<'_>], groups: &[(i64, i64)]) -> Result<(), Fault> {
+    if jobs.is_empty() {
+        return Ok(());
     }
     let now = tx.now;
     sqlx::query(
-        "INSERT INTO jobs (id, tenant, job_id, pipeline, prefix, root_task, created_at) \
-         SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, ?2 FROM json_each(?1)",
+        "INSERT INTO jobs (id, tenant, job_id, pipeline, prefix, root_task, queue, created_at) \
+         SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, ?2 FROM json_each(?1)",
     )
-    .bind(array(&job_rows)?)
+    .bind(array(jobs)?)
     .bind(now)
     .execute(tx.on())
     .await?;
     sqlx::query("INSERT INTO groups (id, job) SELECT value->>0, value->>1 FROM json_each(?1)")
-        .bind(array(&group_rows)?)
+        .bind(array(groups)?)
         .execute(tx.on())
         .await?;
-    insert::assign_first(tx, &mut rows).await?;
-    insert::rows(tx, &rows).await?;
-    finish(tx, changes).await
+    Ok(())
+}
+
+/// Writes down how fed jobs stand. One that was closed because nothing came is open again.
+async fn feed(tx: &mut Tx<'_>, touched: &BTreeMap<i64, &Holder>) -> Result<(), Fault> {
+    let fed: Vec<(i64, &str, Option<i64>, i64)> =
+        touched.values().filter(|h| h.feed != "single").map(|h| (h.id, h.feed.as_str(), h.expected, h.arrived)).collect();
+    if !fed.is_empty() {
+        sqlx::query(
+            "UPDATE jobs SET feed = c.feed, expected = c.expected, arrived = c.arrived \
+             FROM (SELECT value->>0 AS id, value->>1 AS feed, value->>2 AS expected, value->>3 AS arrived FROM json_each(?1)) c \
+             WHERE jobs.id = c.id",
+        )
+        .bind(array(&fed)?)
+        .execute(tx.on())
+        .await?;
+    }
+    Ok(())
 }

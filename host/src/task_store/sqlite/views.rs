@@ -53,13 +53,15 @@ WITH clock AS (SELECT CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER) AS now),
      ready AS (SELECT count(*) AS n, min(not_before) AS oldest FROM tasks INDEXED BY tasks_ready
                WHERE state = 'QUEUED' AND due = 1 AND pipeline = ?1),
      later AS (SELECT count(*) AS n, coalesce(sum(not_before <= clock.now), 0) AS due, min(not_before) AS first
-               FROM tasks INDEXED BY tasks_later, clock WHERE state = 'QUEUED' AND due = 0 AND pipeline = ?1)
-SELECT ready.n + later.due, later.n - later.due,
+               FROM tasks INDEXED BY tasks_later, clock WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = ?1),
+     broker AS (SELECT count(*) AS n, coalesce(sum(not_before <= clock.now), 0) AS due, min(not_before) AS first
+                FROM tasks INDEXED BY tasks_broker, clock WHERE state = 'QUEUED' AND queue IS NOT NULL AND pipeline = ?1)
+SELECT ready.n + later.due + broker.due, later.n - later.due + broker.n - broker.due,
        (SELECT count(*) FROM tasks INDEXED BY tasks_waiting WHERE state = 'WAITING' AND pipeline = ?1),
        (SELECT count(*) FROM tasks INDEXED BY tasks_running WHERE state = 'PROCESSING' AND pipeline = ?1)
          + (SELECT count(*) FROM tasks INDEXED BY tasks_committed WHERE state = 'COMMITTED' AND pipeline = ?1),
-       max(clock.now - min(coalesce(ready.oldest, clock.now), coalesce(later.first, clock.now)), 0)
-FROM clock, ready, later";
+       max(clock.now - min(coalesce(ready.oldest, clock.now), coalesce(later.first, clock.now), coalesce(broker.first, clock.now)), 0)
+FROM clock, ready, later, broker";
 
 pub(super) async fn depth(connection: &mut SqliteConnection, pipeline: &str) -> Result<Depth, Fault> {
     let (ready, later, waiting, running, oldest): (i64, i64, i64, i64, i64) =
@@ -75,7 +77,7 @@ pub(super) async fn depth(connection: &mut SqliteConnection, pipeline: &str) -> 
 /// ?1 pipeline.
 pub(super) const NEXT_DUE: &str = "
 SELECT CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER),
-       (SELECT not_before FROM tasks INDEXED BY tasks_later WHERE state = 'QUEUED' AND due = 0 AND pipeline = ?1 ORDER BY not_before LIMIT 1),
+       (SELECT not_before FROM tasks INDEXED BY tasks_later WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = ?1 ORDER BY not_before LIMIT 1),
        (SELECT lease_until FROM tasks INDEXED BY tasks_running WHERE state = 'PROCESSING' AND pipeline = ?1 ORDER BY lease_until LIMIT 1)";
 
 pub(super) async fn next_due(connection: &mut SqliteConnection, pipeline: &str) -> Result<Option<u64>, Fault> {
@@ -95,6 +97,8 @@ struct JobRow {
     prefix: String,
     created_at: i64,
     ended_at: Option<i64>,
+    open: bool,
+    expected: Option<i64>,
 }
 
 /// Which jobs.
@@ -108,8 +112,9 @@ pub(super) struct Jobs<'a> {
 
 /// Jobs, newest first, with their tasks counted by state.
 pub(super) async fn jobs(connection: &mut SqliteConnection, which: Jobs<'_>) -> Result<Vec<JobView>, Fault> {
-    let mut query: QueryBuilder<Sqlite> =
-        QueryBuilder::new("SELECT id, tenant, job_id, pipeline, state, prefix, created_at, ended_at FROM jobs WHERE true");
+    let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+        "SELECT id, tenant, job_id, pipeline, state, prefix, created_at, ended_at, feed = 'open' AS open, expected FROM jobs WHERE true",
+    );
     for (column, value) in [("tenant", which.tenant), ("job_id", which.job_id), ("state", which.state.map(JobState::as_str))] {
         if let Some(value) = value {
             query.push(format!(" AND {column} = ")).push_bind(value.to_owned());
@@ -139,8 +144,8 @@ pub(super) async fn jobs(connection: &mut SqliteConnection, which: Jobs<'_>) -> 
                 prefix: row.prefix,
                 created_at: row.created_at,
                 ended_at: row.ended_at,
-                open: false,
-                expected: None,
+                open: row.open,
+                expected: row.expected.map(i64::unsigned_abs),
             })
         })
         .collect()
@@ -167,6 +172,7 @@ struct TaskRow {
     child_count: i64,
     outcome: Option<String>,
     error: Option<String>,
+    queue: Option<String>,
     output_prefix: String,
     manifest: Option<String>,
     figures: Option<String>,
@@ -181,7 +187,7 @@ struct TaskRow {
 const TASK_COLUMNS: &str = "
 SELECT t.id, t.tenant, t.task_id, j.job_id, t.pipeline, t.step, t.key, t.state, t.epoch, t.attempts, t.handbacks, t.crashes,
        t.max_attempts, t.priority, t.cancel_at IS NOT NULL AS cancel_requested,
-       (SELECT p.task_id FROM tasks p WHERE p.id = t.parent) AS parent, t.child_count, t.outcome, t.error, t.output_prefix,
+       (SELECT p.task_id FROM tasks p WHERE p.id = t.parent) AS parent, t.child_count, t.outcome, t.error, t.queue, t.output_prefix,
        t.manifest, t.figures, t.progress, m.message, t.created_at, t.not_before, t.claimed_at, t.ended_at
 FROM tasks t JOIN jobs j ON j.id = t.job JOIN messages m ON m.task = t.id ";
 
@@ -214,7 +220,7 @@ impl TaskRow {
             children: self.child_count.unsigned_abs(),
             outcome: self.outcome,
             error: self.error.as_deref().map(serde_json::from_str).transpose()?,
-            queue: None,
+            queue: self.queue,
             output_prefix: self.output_prefix,
             result_uri: result,
             manifest,

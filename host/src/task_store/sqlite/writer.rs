@@ -6,8 +6,9 @@ use super::fault::Fault;
 use super::request::{self, Answer, Outcome, Request};
 use super::transaction::Tx;
 use super::watch::{Changed, Watch};
+use crate::failpoint::{Point, reach};
 use crate::task::lease::Lease;
-use crate::task_store::{Claimed, Settlement, StoreError};
+use crate::task_store::{Admission, Claimed, Settlement, StoreError};
 use sqlx::{Connection as _, SqliteConnection};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,6 +55,13 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
+        if let Answer::Admitted(admitted) = &mut self.answer {
+            let leases = std::mem::take(admitted).into_iter().filter_map(|a| match a {
+                Admission::Claimed(task) => Some(task.lease),
+                _ => None,
+            });
+            self.returns.send(leases.collect()).ok();
+        }
         if let Answer::Claimed(claimed) = &mut self.answer {
             let leases: Vec<Lease> = claimed.drain(..).map(|task: Claimed| task.lease).collect();
             if !leases.is_empty() {
@@ -170,7 +178,7 @@ impl Writer {
 
     /// Where only claims and sweeps are pending, answers those that would find nothing, without the write lock.
     async fn answer_idle(&mut self, batch: Vec<Member>) -> Vec<Member> {
-        if !batch.iter().all(|m| matches!(m.request, Request::Claim(_) | Request::Sweep(..))) {
+        if !batch.iter().all(|m| matches!(m.request, Request::Claim(_) | Request::Sweep(_) | Request::Outgoing(..))) {
             return batch;
         }
         let mut busy = Vec::new();
@@ -246,7 +254,12 @@ impl Writer {
         let (elsewhere, result) = (tx.data_version, request::apply(&mut tx, requests).await);
         let enqueued = tx.enqueued;
         let result = match result {
-            Ok(outcomes) => tx.commit().await.map(|()| outcomes),
+            Ok(outcomes) => {
+                reach(Point::InTransaction);
+                let committed = tx.commit().await;
+                reach(Point::AfterTransaction);
+                committed.map(|()| outcomes)
+            }
             Err(fault) => {
                 tx.rollback().await;
                 Err(fault)

@@ -1,0 +1,62 @@
+//! What a crash between commit and end leaves, and what a dead task keeps.
+
+use super::*;
+
+/// What a crash between commit and end leaves is finished by a sweep, and the guest does not run again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_finishes_what_was_committed() {
+    use crate::task::outputs::{Manifest, ManifestEntry};
+    let place = Place::new().await;
+    place.submit("j", serde_json::json!({})).await;
+    let lease = Duration::from_millis(100);
+    let request = ClaimRequest { pipeline: "p".into(), job: None, steps: vec![("s".into(), 1)], limit: 1, lease, worker: "w".into() };
+    let claimed = place.store.claim_next(request).await.unwrap().remove(0);
+    let manifest = Manifest {
+        folder: claimed.lease.attempt_folder(),
+        entries: vec![ManifestEntry::inline("result.json", "application/json", b"{}".to_vec())],
+    };
+    let commit = crate::task_store::Commit {
+        lease: claimed.lease,
+        manifest,
+        children: children::Children::default(),
+        outcome: None,
+        figures: crate::task::outputs::Figures::default(),
+        log: String::new(),
+    };
+    place.store.commit(commit).await.unwrap();
+    assert_eq!(place.ended("j").await.0, TaskState::Committed);
+    place.run_down().await;
+    assert_eq!(place.ended("j").await, (TaskState::Done, vec!["committed".to_owned()]));
+    assert_eq!(std::fs::read(place.folder.path().join("j/result.json")).unwrap(), b"{}");
+    assert_eq!(place.script.runs.load(Ordering::Relaxed), 0);
+}
+
+/// What a dead task has staged waits for its redrive: nobody else may move in where it belongs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_job_with_staged_outputs_keeps_its_prefix() {
+    let place = Place::new().await;
+    let obstacle = place.folder.path().join("kept/big.bin");
+    std::fs::create_dir_all(&obstacle).unwrap();
+    place.submit("kept", serde_json::json!({"write": true})).await;
+    place.submit("bare", serde_json::json!({"fail": true})).await;
+    place.run_down().await;
+    assert_eq!(place.ended("kept").await, (TaskState::Dead, vec!["committed".to_owned()]));
+    for id in ["kept", "bare"] {
+        assert_eq!(place.store.job("t", id).await.unwrap().state, JobState::Failed);
+    }
+    let newcomer = |at: &str| place.job(&format!("into-{at}").replace('/', "-"), serde_json::json!({}), None, at);
+    let tried = place.store.submit(vec![newcomer("kept"), newcomer("kept/below"), newcomer("bare")]).await.unwrap();
+    assert_eq!(tried, [Submitted::Occupied, Submitted::Occupied, Submitted::Created]);
+    // Nor do sweeps take what it has staged.
+    let runs = place.script.runs.load(Ordering::Relaxed);
+    sleep(LEASE * 2 + Duration::from_millis(300)).await;
+    sweep::sweep(&place.worker(LEASE), Vec::new()).await;
+    std::fs::remove_dir(&obstacle).unwrap();
+    let filter = DeadLetterFilter { task_id: Some("kept".into()), ..DeadLetterFilter::default() };
+    assert_eq!(place.store.redrive(filter, false).await.unwrap().len(), 1);
+    place.run_down().await;
+    assert_eq!(place.ended("kept").await.0, TaskState::Done);
+    assert_eq!(std::fs::read(&obstacle).unwrap(), vec![7; 100_000]);
+    assert_eq!(place.script.runs.load(Ordering::Relaxed), runs + 1, "only the newcomer's guest ran");
+    assert_eq!(place.store.submit(vec![newcomer("kept")]).await.unwrap(), [Submitted::Created]);
+}
