@@ -39,11 +39,11 @@ impl World {
     /// A task was leased: something committed or submitted must have asked for it, and a `then` must have waited.
     pub async fn check_claim(&self, claimed: &Claimed) {
         let key = &claimed.lease.key;
-        let (parent, is_then) = match self.ledger().record(key) {
-            Some(record) => (record.parent.clone(), record.is_then),
-            None => (None, false),
+        let (parent, is_then, is_root) = match self.ledger().record(key) {
+            Some(record) => (record.parent.clone(), record.is_then, record.is_root),
+            None => (None, false, false),
         };
-        if claimed.is_root {
+        if is_root {
             return;
         }
         if claimed.key == FAILURE {
@@ -82,7 +82,8 @@ impl World {
             }
         }
         let mut open: Vec<&TaskView> = below.get(parent.task_id.as_str()).into_iter().flatten().copied().collect();
-        open.retain(|task| task.task_id != key.task_id);
+        // What follows an earlier death of the parent is none of its fan-out.
+        open.retain(|task| task.task_id != key.task_id && task.key != FAILURE);
         let (mut seen, mut live, mut redriven) = (0, None, false);
         while let Some(task) = open.pop() {
             seen += 1;

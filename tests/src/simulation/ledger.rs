@@ -9,7 +9,7 @@ use wasm_worker::task::Millis;
 use wasm_worker::task::id::TaskKey;
 use wasm_worker::task::lease::Lease;
 use wasm_worker::task::state::JobState;
-use wasm_worker::task_store::{Claimed, Commit, JobView};
+use wasm_worker::task_store::{Admission, Claimed, Commit, JobView};
 
 /// Events kept for the report of a failing seed.
 const KEPT: usize = 80;
@@ -38,6 +38,8 @@ pub struct Record {
     pub claims: u32,
     /// What created it; none for a root task.
     pub parent: Option<TaskKey>,
+    /// Somebody outside asked for it.
+    pub is_root: bool,
     /// Runs after its siblings.
     pub is_then: bool,
     /// Its end was checked.
@@ -135,7 +137,7 @@ impl Ledger {
 
     /// A task that somebody outside asked for.
     pub fn expect_root(&mut self, key: &TaskKey) {
-        self.record_mut(key);
+        self.record_mut(key).is_root = true;
     }
 
     /// A claim as the store made it, whether or not its answer arrives. `until`: when the claimer has to stop believing in it.
@@ -241,7 +243,7 @@ impl Ledger {
         }
     }
 
-    /// Somebody put dead tasks of a job back: it may end once more.
+    /// Dead tasks of a job were put back, or another root joined one that is fed: it may end once more.
     pub fn reopened(&mut self, tenant: &str, job_id: &str) {
         self.jobs.insert((tenant.to_owned(), job_id.to_owned()), None);
     }
@@ -263,5 +265,15 @@ impl Ledger {
 
     pub fn was_sent(&self, key: &TaskKey) -> bool {
         self.sent.contains(key)
+    }
+
+    /// Messages were taken in: a fed job that had been closed because nothing came for it opens again with its next root.
+    pub fn admitted(&mut self, arrivals: &[(TaskKey, String)], admissions: &[Admission]) {
+        for ((key, job_id), admission) in arrivals.iter().zip(admissions) {
+            let runs = matches!(admission, Admission::Claimed(_) | Admission::NotDue(_));
+            if runs && self.tasks.get(key).is_some_and(|record| record.is_root && record.claims == 0) {
+                self.reopened(&key.tenant, job_id);
+            }
+        }
     }
 }

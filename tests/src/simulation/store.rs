@@ -101,7 +101,10 @@ impl TaskStore for FaultyTaskStore {
     async fn admit(&self, arrivals: Vec<NewJob>, lease: Duration, worker: String) -> Result<Vec<Admission>, StoreError> {
         let sent = Instant::now();
         let effect = async {
+            let fed: Vec<(TaskKey, String)> =
+                arrivals.iter().map(|a| (TaskKey::new(&a.tenant, &a.root.task_id), a.job_id.clone())).collect();
             let admitted = self.store().admit(arrivals, lease, worker).await?;
+            self.world.ledger().admitted(&fed, &admitted);
             let claims: Vec<&Claimed> =
                 admitted.iter().filter_map(|a| if let Admission::Claimed(c) = a { Some(&**c) } else { None }).collect();
             self.claimed(&claims, sent).await;
