@@ -3,8 +3,10 @@
 //! Writes are atomic: a reader sees the whole object or none. Who may read or write what is decided above.
 
 mod file;
+mod memory;
 
 pub use file::FileObjectStore;
+pub use memory::MemoryObjectStore;
 
 use crate::task::uri::Uri;
 use async_trait::async_trait;

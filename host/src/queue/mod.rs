@@ -3,6 +3,12 @@
 //! A queue may lose, repeat, delay and reorder what it is given, and forget what it acknowledged: the task store is the authority,
 //! and no effect rests on a queue alone. With SQLite and Postgres the tasks table is the queue, and nothing here is used.
 
+#[cfg(test)]
+mod conformance;
+mod memory;
+
+pub use memory::{MemoryQueue, MemoryQueueConfig};
+
 use async_trait::async_trait;
 use std::time::Duration;
 

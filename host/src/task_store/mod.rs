@@ -9,12 +9,14 @@
 #[cfg(test)]
 mod conformance;
 mod entry;
+mod memory;
 mod run;
 mod sqlite;
 mod upkeep;
 mod views;
 
 pub use entry::{Admission, Feed, NewJob, Refused, Submitted};
+pub use memory::MemoryTaskStore;
 pub use run::{Applied, Beat, ClaimRequest, Claimed, Commit, Heartbeat, Settlement};
 pub use sqlite::{Durability, SqliteTaskStore};
 pub use upkeep::{IdleQueue, Leftover, Outgoing, Pruned, SweepRequest, Swept, Unfinished};

@@ -1,6 +1,5 @@
 //! What a guest reaches: its task, storage by grant, and nothing of the machine.
 
-use super::no_tasks::NoTasks;
 use super::{Bed, component};
 use async_trait::async_trait;
 use serde_json::json;
@@ -11,6 +10,7 @@ use wasm_worker::object_store::{FileObjectStore, ObjectError, ObjectMeta, Object
 use wasm_worker::task::hooks::HookError;
 use wasm_worker::task::outputs::Place;
 use wasm_worker::task::uri::Uri;
+use wasm_worker::task_store::MemoryTaskStore;
 
 #[tokio::test]
 async fn a_hook_sees_the_task_and_the_setup() {
@@ -243,7 +243,7 @@ impl ObjectStore for Panics {
 
 #[tokio::test]
 async fn a_panic_in_the_host_costs_the_instance_only() {
-    let services = Services { objects: Arc::new(Panics(FileObjectStore::new())), tasks: Arc::new(NoTasks) };
+    let services = Services { objects: Arc::new(Panics(FileObjectStore::new())), tasks: Arc::new(MemoryTaskStore::new()) };
     let bed = Bed::on(component("probe").await, services, |setup| setup.grants.read = vec![Uri::root()]).await;
     let ran = bed.run(json!({"action": "read", "uri": "file:///panic"})).await;
     assert!(matches!(&ran.answer, Err(GuestFault::Host(error)) if error.code == "host-panic"), "{:?}", ran.answer);

@@ -4,10 +4,8 @@ mod bounds;
 mod components;
 mod imports;
 mod models;
-mod no_tasks;
 
 use crate::binary;
-use no_tasks::NoTasks;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +21,7 @@ use wasm_worker::task::id::TaskKey;
 use wasm_worker::task::lease::Lease;
 use wasm_worker::task::limits::Limits;
 use wasm_worker::task::uri::Uri;
+use wasm_worker::task_store::MemoryTaskStore;
 
 /// One engine for all tests of this binary, as a host has one.
 pub fn engine() -> Arc<GuestEngine> {
@@ -87,7 +86,7 @@ impl Bed {
 
     /// A step of `component`, as `change` leaves it.
     pub async fn with(component: Arc<Component>, change: impl FnOnce(&mut StepSetup)) -> Self {
-        let services = Services { objects: Arc::new(FileObjectStore::new()), tasks: Arc::new(NoTasks) };
+        let services = Services { objects: Arc::new(FileObjectStore::new()), tasks: Arc::new(MemoryTaskStore::new()) };
         Self::on(component, services, change).await
     }
 
