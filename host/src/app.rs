@@ -310,6 +310,7 @@ impl App {
         Ok(StepSpec {
             name: step.name.clone(),
             concurrency: step.concurrency,
+            retry: Some(step.retry.over(self.config.worker.retry)),
             limits: step.limits.clone(),
             routes: Arc::new(routes_of(pipeline, step, self.config.worker.max_attempts)),
             read: step.grant.read.clone(),

@@ -3,6 +3,7 @@
 
 mod boundary;
 mod ocr;
+mod queue;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -10,8 +11,10 @@ fn main() {
     match words.as_slice() {
         ["boundary"] => boundary::measure(),
         ["ocr", picture, python, library] => ocr::measure(picture, python, library),
+        ["queue", rest @ ..] => queue::measure(rest),
+        [queue::ONE_RUN, rest @ ..] => queue::run_here(rest),
         // `cargo test --all-targets` runs benches without words.
-        [] => println!("run `cargo xtask bench boundary` or `cargo xtask bench ocr`"),
+        [] => println!("run `cargo xtask bench NAME`"),
         other => panic!("unknown benchmark {other:?}"),
     }
 }

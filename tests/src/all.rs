@@ -3,12 +3,13 @@
 mod bad_input;
 mod binary;
 mod checklist;
+mod crash;
 mod drain;
 mod floors;
 mod guest_host;
-mod kill;
 mod looking;
 mod ocr;
+mod operating;
 mod servers;
 mod simulation;
 mod spin;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// The root of the repository.
 pub fn root() -> PathBuf {
@@ -99,5 +100,64 @@ impl Place {
         let path = self.path().join(name);
         std::fs::write(&path, text).unwrap();
         path
+    }
+}
+
+/// A process that runs while a test goes on, and ends with it, whatever becomes of the test.
+pub struct Running {
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Running {
+    /// Starts it; what it prints goes to files in the place.
+    pub fn start(place: &Place, words: &[&str], settings: &[(&str, &str)]) -> Self {
+        let name = format!("running-{}", unique());
+        let (out, err) = (place.path().join(format!("{name}.out")), place.path().join(format!("{name}.err")));
+        let file = |path: &Path| std::fs::File::create(path).unwrap();
+        let mut command = place.command(words);
+        let child = command.envs(settings.iter().copied()).stdout(file(&out)).stderr(file(&err)).spawn().unwrap();
+        Self { child, out, err }
+    }
+
+    /// Asks it to end, by SIGTERM, and waits until it has.
+    pub fn stop(mut self, within: Duration) -> Printed {
+        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(asked.success());
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(began.elapsed() < within, "it goes on {within:?} after SIGTERM");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        Printed { code: status.code(), out: text(&self.out), err: text(&self.err) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A number that no other process of this place has.
+fn unique() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos())
+}
+
+/// Looks until there is an answer; a minute at most.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -1,6 +1,7 @@
 //! The developer's commands: `cargo xtask help` lists them. Std and a handful of small crates only, so that it starts at once.
 
 mod bench;
+mod crash;
 mod demo;
 mod guests;
 mod models;
@@ -26,6 +27,8 @@ cargo xtask COMMAND
                     the simulation or by the task stores' conformance suite
   guests            build the example guests into guests/ocr/ and guests/target
   models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
+  crash [--kills N] [--store sqlite] [--seed N]
+                    kill workers N times (1000, unless told otherwise) and check what is left; 1 where a rule was broken
   bench boundary    what a call across the wasm boundary costs, beside the same call without the host
   bench ocr         the OCR pipeline beside the Python original, pair by pair
   picture [FILE]    draw the demo's picture";
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         ["mutants", rest @ ..] => mutants::mutants(rest),
         ["guests"] => guests::guests().map(drop),
         ["models"] => models::models().map(drop),
+        ["crash", rest @ ..] => crash::crash(rest),
         ["bench", "boundary"] => bench::boundary(),
         ["bench", "ocr"] => bench::ocr(),
         ["picture", rest @ ..] => picture::draw_to(rest.first().copied().unwrap_or("out/picture.png")).map(drop),

@@ -1,6 +1,6 @@
 //! The machine's configuration: `wasm-worker.toml`, then the environment, then flags; one typed value in the end.
 
-use super::pipeline::read_limits;
+use super::pipeline::{read_limits, read_retry};
 use super::section::{ConfigError, Problems, Section};
 use crate::failpoint::AbortAt;
 use crate::task::limits::Limits;
@@ -233,16 +233,12 @@ fn read(mut root: Section<'_>, problems: &Problems) -> Config {
 }
 
 fn read_worker(mut section: Section<'_>, cores: u64) -> WorkerConfig {
-    let defaults = RetryPolicy::default();
     WorkerConfig {
         concurrency: section.number("concurrency", 1, 4096).unwrap_or(cores) as u32,
         lease: section.duration("lease").unwrap_or(Duration::from_secs(90)).max(Duration::from_millis(500)),
         grace: section.duration("grace").unwrap_or(Duration::from_secs(30)),
         max_attempts: section.number("max_attempts", 1, 1000).unwrap_or(5) as u32,
-        retry: RetryPolicy {
-            first: section.duration("retry_first").unwrap_or(defaults.first),
-            max: section.duration("retry_max").unwrap_or(defaults.max),
-        },
+        retry: read_retry(section.section("retry")).over(RetryPolicy::default()),
         fed_idle: section.duration("fed_idle").unwrap_or(Duration::from_secs(300)),
     }
 }
@@ -292,7 +288,7 @@ mod tests {
         let overrides = Overrides {
             file: Some(file.clone()),
             environment: [("WASM_WORKER_GRACE".to_owned(), "soon".to_owned())].into(),
-            flags: vec![("worker.concurrency".into(), "many".into()), ("worker.retry_first".into(), "0s".into())],
+            flags: vec![("worker.concurrency".into(), "many".into()), ("worker.retry.first".into(), "0s".into())],
         };
         let ConfigError(problems) = Config::load(&overrides).unwrap_err();
         let origins: BTreeMap<&str, (&str, &str)> =
@@ -303,7 +299,7 @@ mod tests {
             ("worker.lease", ("\"short\"", in_file)),
             ("worker.grace", ("\"soon\"", "environment variable WASM_WORKER_GRACE")),
             ("worker.concurrency", ("\"many\"", "command line")),
-            ("worker.retry_first", ("\"0s\"", "command line")),
+            ("worker.retry.first", ("\"0s\"", "command line")),
         ]);
         assert_eq!(origins, expected);
     }

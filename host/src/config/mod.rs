@@ -8,5 +8,5 @@ mod pipeline;
 mod section;
 
 pub use host::{Config, ENVIRONMENT, InferenceConfig, Overrides, WorkerConfig};
-pub use pipeline::{Grant, MadeUp, ModelDecl, Pipeline, Step};
+pub use pipeline::{Grant, MadeUp, ModelDecl, Pipeline, Step, StepRetry};
 pub use section::{ConfigError, Problem};

@@ -3,10 +3,12 @@
 use super::section::{ConfigError, Problems, Section};
 use crate::task::id;
 use crate::task::limits::Limits;
+use crate::task::retry::RetryPolicy;
 use crate::task::uri::Uri;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toml::Table;
 
 /// A pipeline, checked.
@@ -42,6 +44,23 @@ pub struct Grant {
     pub secrets: Vec<String>,
 }
 
+/// What a `retry` table says; the rest is the machine's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepRetry {
+    /// Upper bound of the first wait.
+    pub first: Option<Duration>,
+    /// Upper bound of any wait.
+    pub max: Option<Duration>,
+}
+
+impl StepRetry {
+    /// The policy, with `default` for what is not said; what is said wins over a default that contradicts it.
+    pub fn over(self, default: RetryPolicy) -> RetryPolicy {
+        let max = self.max.unwrap_or_else(|| default.max.max(self.first.unwrap_or_default()));
+        RetryPolicy { first: self.first.unwrap_or(default.first).min(max), max }
+    }
+}
+
 /// One step.
 #[derive(Debug, Clone)]
 pub struct Step {
@@ -63,6 +82,8 @@ pub struct Step {
     pub concurrency: Option<u32>,
     /// Attempts before a task is given up; none: the worker's default.
     pub max_attempts: Option<u32>,
+    /// Waits between attempts, where they are not the worker's default.
+    pub retry: StepRetry,
     /// Whether the guest may load models from its own bytes.
     pub allow_model_bytes: bool,
     /// Bounds.
@@ -132,6 +153,7 @@ impl Pipeline {
             transitions: BTreeMap::new(),
             concurrency: None,
             max_attempts: None,
+            retry: StepRetry::default(),
             allow_model_bytes: false,
             limits: defaults.clone(),
             grant: Grant::default(),
@@ -228,6 +250,7 @@ fn read_step(name: String, mut section: Section<'_>, folder: &Path, defaults: &L
         transitions: section.text_map("transitions").into_iter().collect(),
         concurrency: section.number("concurrency", 1, 4096).map(|n| n as u32),
         max_attempts: section.number("max_attempts", 1, 1000).map(|n| n as u32),
+        retry: read_retry(section.section("retry")),
         allow_model_bytes: section.flag("allow_model_bytes").unwrap_or(false),
         limits: read_limits(section.section("limits"), defaults),
         grant: read_grant(section.section("grant"), folder),
@@ -258,6 +281,18 @@ pub(super) fn read_limits(mut section: Section<'_>, defaults: &Limits) -> Limits
         resources: count(&mut section, "resources", d.resources),
         recycle_after: count(&mut section, "recycle_after", d.recycle_after),
     }
+}
+
+/// Reads a `retry` table; also used for the machine's own.
+pub(super) fn read_retry(mut section: Section<'_>) -> StepRetry {
+    let retry = StepRetry { first: section.duration("first"), max: section.duration("max") };
+    if let (Some(first), Some(max)) = (retry.first, retry.max)
+        && first > max
+    {
+        let shown = |time| humantime::format_duration(time).to_string();
+        section.fault("first", &shown(first), format!("is longer than max, {}", shown(max)));
+    }
+    retry
 }
 
 fn read_grant(mut section: Section<'_>, folder: &Path) -> Grant {
@@ -316,6 +351,22 @@ mod tests {
         assert_eq!(step.grant.read[0].as_str(), "file:///p/models/labels.txt");
         assert_eq!((step.limits.memory, step.limits.wall.as_secs()), (1 << 30, 20));
         assert_eq!(pipeline.models["det"].path, Path::new("/p/models/det.onnx"));
+    }
+
+    #[test]
+    fn waits_of_a_step_stand_over_the_machines() {
+        let pipeline = parse(
+            "[steps.a]\nguest = 'a.wasm'\nmax_attempts = 2\nretry = { first = '2s', max = '10s' }\n\
+             [steps.b]\nguest = 'b.wasm'\nretry = { max = '500ms' }\n\
+             [steps.c]\nguest = 'c.wasm'\nretry = { first = '1h' }\n[steps.d]\nguest = 'd.wasm'",
+        )
+        .unwrap();
+        let policy = |first, max| RetryPolicy { first: Duration::from_millis(first), max: Duration::from_millis(max) };
+        let over: Vec<RetryPolicy> = pipeline.steps.iter().map(|s| s.retry.over(RetryPolicy::default())).collect();
+        assert_eq!(over, [policy(2_000, 10_000), policy(500, 500), policy(3_600_000, 3_600_000), policy(1_000, 300_000)]);
+        assert_eq!(pipeline.steps.iter().map(|s| s.max_attempts).collect::<Vec<_>>(), [Some(2), None, None, None]);
+        let text = parse("[steps.a]\nguest = 'a.wasm'\nretry = { first = '1m', max = '30s', factor = 2 }").unwrap_err().to_string();
+        assert!(text.contains("steps.a.retry.first = 1m: is longer than max, 30s") && text.contains("steps.a.retry.factor"), "{text}");
     }
 
     #[test]

@@ -347,7 +347,8 @@ fn storage_fault(error: &ObjectError) -> Fault {
 /// The end of a run that reached no commit: decide, write it down, and let others go on.
 async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -> Left {
     let settings = &worker.settings;
-    let disposition = dispose(fault, claimed.counters, &settings.retry, fastrand::f64(), settings.patient);
+    let retry = worker.steps.get(&claimed.step).and_then(|step| step.retry).unwrap_or(settings.retry);
+    let disposition = dispose(fault, claimed.counters, &retry, fastrand::f64(), settings.patient);
     let left = |state| Left { state, wait: Duration::ZERO };
     let mut wait = Duration::ZERO;
     let (how, state, error) = match disposition {

@@ -6,6 +6,7 @@ use crate::task::hooks::Work;
 use crate::task::limits::Limits;
 use crate::task::message::Message;
 use crate::task::pointer::Violation;
+use crate::task::retry::RetryPolicy;
 use crate::task::schema::ParamsSchema;
 use crate::task::uri::Uri;
 use crate::task_store::Claimed;
@@ -20,6 +21,8 @@ pub struct StepSpec {
     pub name: String,
     /// Tasks of it at once; none: only the worker's own bound.
     pub concurrency: Option<u32>,
+    /// Backoff of its failed tasks; none: the worker's own.
+    pub retry: Option<RetryPolicy>,
     /// Bounds.
     pub limits: Limits,
     /// Where its children go.

@@ -1,8 +1,10 @@
 //! The worker with a scripted guest, on a real task store and real files.
 
+mod brokers;
 mod runs;
 mod stopping;
 mod sweeping;
+mod tray;
 
 use super::*;
 use crate::guest::{Guest, GuestFault, Scope};
@@ -116,6 +118,23 @@ struct Place {
 
 const LEASE: Duration = Duration::from_millis(600);
 
+/// How a worker is to be.
+struct Setting {
+    lease: Duration,
+    concurrency: u32,
+    step_concurrency: Option<u32>,
+    fed_idle: Duration,
+    delivery: Delivery,
+    queues: Vec<QueueSpec>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        let (lease, fed_idle) = (Duration::from_secs(60), Duration::from_secs(300));
+        Self { lease, concurrency: 4, step_concurrency: None, fed_idle, delivery: Delivery::Table, queues: Vec::new() }
+    }
+}
+
 impl Place {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -124,23 +143,35 @@ impl Place {
     }
 
     fn worker(&self, lease: Duration) -> Arc<Worker> {
+        self.worker_as(Setting { lease, ..Setting::default() })
+    }
+
+    fn worker_as(&self, setting: Setting) -> Arc<Worker> {
+        let Setting { lease, concurrency, step_concurrency, fed_idle, delivery, queues } = setting;
         let retry = RetryPolicy { first: Duration::from_millis(20), max: Duration::from_millis(40) };
         let settings = Settings {
             pipeline: "p".into(),
             name: "w".into(),
-            concurrency: 4,
+            concurrency,
             lease,
             grace: Duration::from_millis(100),
             retry,
             patient: true,
-            fed_idle: Duration::from_secs(300),
+            fed_idle,
             job: None,
         };
-        let routes = Routes { next: Some("s".into()), steps: ["s".to_owned()].into(), default_max_attempts: 3, ..Routes::default() };
+        let routes = Routes {
+            next: Some("s".into()),
+            steps: ["s".to_owned()].into(),
+            default_max_attempts: 3,
+            deliveries: [("s".to_owned(), delivery)].into(),
+            ..Routes::default()
+        };
         let limits = Limits { cancel_grace: Duration::from_millis(200), ..Limits::default() };
         let step = StepSpec {
             name: "s".into(),
-            concurrency: None,
+            concurrency: step_concurrency,
+            retry: None,
             limits,
             routes: Arc::new(routes),
             read: Vec::new(),
@@ -150,7 +181,7 @@ impl Place {
         };
         let store: Arc<dyn TaskStore> = Arc::clone(&self.store) as _;
         let services = Services { objects: Arc::new(FileObjectStore::new()), tasks: store };
-        Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), vec![step], Vec::new())
+        Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), vec![step], queues)
     }
 
     /// A job with one task, of that function if any, whose outputs go to the folder `at`.
@@ -186,7 +217,7 @@ impl Place {
 
     async fn wait_for(&self, id: &str, state: TaskState) {
         let reached = async {
-            while self.store.task("t", id).await.unwrap().state != state {
+            while !self.store.task("t", id).await.is_ok_and(|task| task.state == state) {
                 sleep(Duration::from_millis(5)).await;
             }
         };

@@ -1,0 +1,93 @@
+//! A store full of tasks that wait, and the step that is to run them.
+
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use wasm_worker::app::{App, Submission, routes_of};
+use wasm_worker::config::{Config, MadeUp, Overrides, Pipeline};
+use wasm_worker::guest::{Component, GuestEngine};
+use wasm_worker::task::schema::ParamsSchema;
+use wasm_worker::task_store::Durability;
+use wasm_worker::worker::StepSpec;
+
+/// Name of pipeline and step.
+pub const STEP: &str = "noop";
+
+/// Jobs submitted in one call.
+const BATCH: u32 = 1000;
+
+/// Length of the filler that brings a message to 200 bytes.
+const FILLER: usize = 42;
+
+/// See the head of this file.
+pub struct Place {
+    pub app: App,
+    pub pipeline: Pipeline,
+    pub database: PathBuf,
+    pub tasks: u32,
+    pub durability: Durability,
+    _folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// Submits so many jobs that `tasks` tasks will have run in the end: every second job's task has one child.
+    pub async fn filled(durability: Durability, tasks: u32) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let kept = if durability == Durability::Normal { "normal" } else { "full" };
+        let flags = [("data_dir", folder.path().to_str().unwrap()), ("store.durability", kept), ("worker.concurrency", "128")];
+        let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        let config = Config::load(&Overrides { flags, ..Overrides::default() }).unwrap();
+        let mut pipeline = Pipeline::load(&guest(), &MadeUp::default(), &config.limits).unwrap();
+        pipeline.steps[0].next = Some(pipeline.entry.clone());
+        let app = App::open(config).await.unwrap();
+        let database = folder.path().join(wasm_worker::app::DATABASE);
+        let place = Self { app, pipeline, database, tasks, durability, _folder: folder };
+        place.submit().await;
+        place
+    }
+
+    async fn submit(&self) {
+        let (mut left, mut number) = (self.tasks, 0);
+        while left > 0 {
+            let mut batch = Vec::new();
+            while left > 0 && (batch.len() as u32) < BATCH {
+                let child = number % 2 == 0 && left > 1;
+                left -= 1 + u32::from(child);
+                number += 1;
+                batch.push(Submission { params: params(child), ..Submission::default() });
+            }
+            self.app.submit(&self.pipeline, batch).await.unwrap();
+        }
+    }
+
+    /// The step as a worker gets it, with the shape of params that the guest describes.
+    pub async fn step(&self, engine: &Arc<GuestEngine>) -> (StepSpec, Arc<Component>) {
+        let step = &self.pipeline.steps[0];
+        let component = Component::load(engine, &step.guest).await.unwrap();
+        let manifest = component.describe().await.unwrap().expect("the guest describes itself");
+        let schema = ParamsSchema::compile(&manifest["functions"][0]["params"]).unwrap();
+        let spec = StepSpec {
+            name: step.name.clone(),
+            concurrency: None,
+            retry: None,
+            limits: step.limits.clone(),
+            routes: Arc::new(routes_of(&self.pipeline, step, 5)),
+            read: Vec::new(),
+            secrets: BTreeMap::new(),
+            functions: BTreeMap::new(),
+            params: Some(Arc::new(schema)),
+        };
+        (spec, component)
+    }
+}
+
+fn params(child: bool) -> Map<String, Value> {
+    [("child".to_owned(), Value::from(child)), ("filler".to_owned(), Value::from("x".repeat(FILLER)))].into_iter().collect()
+}
+
+/// The component that `cargo xtask guests` built.
+pub fn guest() -> PathBuf {
+    let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+    target.join(format!("wasm32-wasip2/release/{STEP}.wasm"))
+}

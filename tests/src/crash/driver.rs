@@ -1,0 +1,206 @@
+//! The loop itself: workers at work, jobs coming in, and something always going wrong; then calm, until nothing is left to do.
+
+use super::clock::HOUR;
+use super::dice::Dice;
+use super::errands::Errands;
+use super::load::{self, Job};
+use super::report::{CLOCK_MOVED, Report};
+use super::rows;
+use super::site::{LEASE, Site, WORKERS};
+use super::worker::{Ended, Plan, Worker};
+use std::collections::VecDeque;
+use std::fs;
+use std::time::{Duration, Instant};
+use wasm_worker::failpoint::Point;
+
+/// Pause between two looks at everything.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Pause between two questions to the database.
+const ASK: Duration = Duration::from_millis(150);
+
+/// Fewer open tasks than this: more jobs are submitted. Few enough that a kill hits something that matters.
+const ENOUGH: i64 = 60;
+
+/// Shortest pause between two batches of jobs.
+const BATCH_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the loop goes on, once it has killed enough, for failpoints that no worker has come to.
+const LAST_POINTS: Duration = Duration::from_secs(60);
+
+/// How long the calm may take: the last leases, retries and sweeps.
+const CALM: Duration = Duration::from_secs(120);
+
+/// See the head of this file.
+pub struct Driver<'a> {
+    site: &'a mut Site,
+    dice: Dice,
+    report: Report,
+    workers: Vec<Worker>,
+    started: u64,
+    errands: Errands,
+    jobs: Vec<Job>,
+    /// Failpoints to be aborted at before all others.
+    points: VecDeque<Point>,
+    next_batch: Instant,
+    next_ask: Instant,
+    clock_moves: Instant,
+}
+
+/// What was submitted, and the report so far.
+pub struct Driven {
+    pub jobs: Vec<Job>,
+    pub report: Report,
+}
+
+impl<'a> Driver<'a> {
+    pub fn new(site: &'a mut Site, seed: u64) -> Self {
+        let report = Report { store: site.store.name(), seed, ..Report::default() };
+        let now = Instant::now();
+        Self {
+            site,
+            dice: Dice::new(seed),
+            report,
+            workers: Vec::new(),
+            started: 0,
+            errands: Errands::default(),
+            jobs: Vec::new(),
+            points: Point::ALL.iter().copied().collect(),
+            next_batch: now,
+            next_ask: now,
+            clock_moves: now + Duration::from_secs(4),
+        }
+    }
+
+    /// Kills that often, each failpoint at least once; then lets all of it come to an end.
+    pub fn run(mut self, kills: u64) -> Driven {
+        let began = Instant::now();
+        for _ in 0..WORKERS {
+            let worker = self.worker();
+            self.workers.push(worker);
+        }
+        let mut enough = None;
+        loop {
+            self.tick();
+            if self.report.kills() >= kills {
+                let since: &Instant = enough.get_or_insert_with(Instant::now);
+                if self.points.is_empty() || since.elapsed() > LAST_POINTS {
+                    break;
+                }
+            }
+            std::thread::sleep(TICK);
+        }
+        if !self.points.is_empty() {
+            self.report.violations.push(format!("no worker came to these failpoints: {:?}", self.points));
+        }
+        self.calm();
+        self.report.took = began.elapsed();
+        Driven { jobs: self.jobs, report: self.report }
+    }
+
+    /// One batch of jobs, and nothing goes wrong.
+    pub fn run_undisturbed(mut self) -> Driven {
+        self.submit();
+        self.calm();
+        Driven { jobs: self.jobs, report: self.report }
+    }
+
+    fn tick(&mut self) {
+        for number in 0..self.workers.len() {
+            let ended = self.workers[number].tick(&mut self.dice, &mut self.report);
+            if let Ended::Unreached(point) = ended {
+                self.points.push_back(point);
+            }
+            if !matches!(ended, Ended::Not) {
+                self.points.retain(|point| !self.report.points.contains_key(point.as_str()));
+                self.workers[number] = self.worker();
+            }
+        }
+        self.errands.tick(self.site, &mut self.dice, &mut self.report);
+        let now = Instant::now();
+        if now >= self.clock_moves {
+            self.move_clock(now);
+        }
+        if now >= self.next_ask {
+            self.next_ask = now + ASK;
+            let open = rows::open(self.site);
+            if now >= self.next_batch && open.is_ok_and(|open| open.live < ENOUGH) {
+                self.next_batch = now + BATCH_PAUSE;
+                self.submit();
+            }
+        }
+    }
+
+    /// A new worker, with something that will happen to it.
+    fn worker(&mut self) -> Worker {
+        let soon = Instant::now() + self.dice.millis(20, 2500);
+        let plan = match (self.dice.below(20), self.points.pop_front()) {
+            (0..=13, Some(point)) => Worker::abort(point),
+            (roll, skipped) => {
+                skipped.into_iter().for_each(|point| self.points.push_front(point));
+                match roll {
+                    0..=2 | 14 => Plan::Pause(soon),
+                    3..=4 | 15 => Plan::Terminate(soon),
+                    5..=11 => Worker::abort(*self.dice.pick(Point::ALL)),
+                    _ => Plan::Kill(soon),
+                }
+            }
+        };
+        self.started += 1;
+        Worker::start(self.site, self.started, plan, &mut self.dice)
+    }
+
+    /// An hour on, and back after a while.
+    fn move_clock(&mut self, now: Instant) {
+        let (to, pause) = if self.site.clock.moved() == 0 { (HOUR, (1000, 3000)) } else { (0, (5000, 15_000)) };
+        self.site.clock.set(to);
+        self.report.fault(CLOCK_MOVED);
+        self.clock_moves = now + self.dice.millis(pause.0, pause.1);
+    }
+
+    fn submit(&mut self) {
+        let name = format!("b{:04}", self.jobs.len());
+        let jobs = load::batch(&name, &mut self.dice);
+        let file = self.site.path().join(format!("{name}.jsonl"));
+        fs::write(&file, jobs.iter().map(|job| format!("{}\n", job.line)).collect::<String>()).unwrap();
+        let words = ["submit", self.site.pipeline(), "--jsonl", file.to_str().unwrap()];
+        self.errands.add(&words, Duration::ZERO, self.dice.below(3) == 0);
+        for job in &jobs {
+            // A cancellation before the job is there does not succeed, and is given again.
+            if job.must_be_cancelled || self.dice.below(12) == 0 {
+                let after = self.dice.millis(50, 1500);
+                self.errands.add(&["jobs", "cancel", &job.id], after, self.dice.below(6) == 0);
+            }
+        }
+        self.jobs.extend(jobs);
+    }
+
+    /// Nothing goes wrong any more. Leases, retries and waits that began while the clock was ahead are due at once.
+    fn calm(&mut self) {
+        self.workers.iter_mut().for_each(|worker| worker.kill(&mut self.report));
+        self.site.clock.set(2 * HOUR);
+        let start = |site: &Site, number: u64, dice: &mut Dice| Worker::start(site, number, Plan::Live, dice);
+        self.workers = (0..WORKERS as u64).map(|i| start(self.site, self.started + 1 + i, &mut self.dice)).collect();
+        let began = Instant::now();
+        loop {
+            self.errands.tick(self.site, &mut self.dice, &mut self.report);
+            self.workers.retain_mut(|worker| matches!(worker.tick(&mut self.dice, &mut self.report), Ended::Not));
+            let open = rows::open(self.site).unwrap();
+            if self.errands.are_done() && open.live == 0 && open.leftovers == 0 {
+                break;
+            }
+            if began.elapsed() > CALM || self.workers.is_empty() {
+                self.report.violations.push(format!("after {:?} without faults not everything has ended: {open:?}", began.elapsed()));
+                break;
+            }
+            std::thread::sleep(TICK * 4);
+        }
+        // Whatever anybody still does on behalf of an ended task shows now.
+        std::thread::sleep(LEASE);
+        self.workers.iter_mut().for_each(|worker| worker.terminate(&mut self.report));
+        while !self.workers.is_empty() {
+            self.workers.retain_mut(|worker| matches!(worker.tick(&mut self.dice, &mut self.report), Ended::Not));
+            std::thread::sleep(TICK);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! One worker, and what is to happen to it.
+
+use super::dice::Dice;
+use super::report::{ABORTED, KILLED, PAUSED, Report, TERMINATED};
+use super::site::{GRACE, LEASE, Site, signal};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::{Duration, Instant};
+use wasm_worker::failpoint::Point;
+
+/// How long an armed worker is given to come to its failpoint.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a worker may take to leave after its grace time; generous, since the machine is busy.
+const LEAVE: Duration = Duration::from_secs(20);
+
+/// Until a worker listens for signals, it holds nothing, and SIGTERM just ends it; generous again.
+const START: Duration = Duration::from_secs(4);
+
+/// Numbers of signals.
+const ABRT: i32 = 6;
+const TERM: i32 = 15;
+
+/// What is to happen to a worker.
+#[derive(Debug, Clone, Copy)]
+pub enum Plan {
+    /// `kill -9` at that time.
+    Kill(Instant),
+    /// It aborts by itself; killed at that time if it never comes there.
+    Abort(Point, Instant),
+    /// SIGSTOP at that time.
+    Pause(Instant),
+    /// SIGCONT at that time.
+    Resume(Instant),
+    /// SIGTERM at that time.
+    Terminate(Instant),
+    /// It has to be gone by that time.
+    Leave(Instant),
+    /// Nothing.
+    Live,
+}
+
+/// How a worker ended.
+pub enum Ended {
+    /// It runs.
+    Not,
+    /// As planned, or by a mistake that is on record.
+    Yes,
+    /// It was killed before it came to its failpoint.
+    Unreached(Point),
+}
+
+/// See the head of this file.
+pub struct Worker {
+    child: Child,
+    log: PathBuf,
+    began: Instant,
+    plan: Plan,
+}
+
+impl Worker {
+    /// Starts one. `number` names its log.
+    pub fn start(site: &Site, number: u64, plan: Plan, dice: &mut Dice) -> Self {
+        let name = format!("worker{number:05}.log");
+        let abort_at = match plan {
+            // In a transaction the first times are claims and beats; later ones are ends as well.
+            Plan::Abort(point, _) => Some(format!("{point}:{}", 1 + dice.below(4))),
+            _ => None,
+        };
+        Self { child: site.worker(&name, abort_at), log: site.path().join(name), began: Instant::now(), plan }
+    }
+
+    /// A failpoint, with the time it is given.
+    pub fn abort(point: Point) -> Plan {
+        Plan::Abort(point, Instant::now() + PATIENCE)
+    }
+
+    /// Goes on with the plan.
+    pub fn tick(&mut self, dice: &mut Dice, report: &mut Report) -> Ended {
+        let now = Instant::now();
+        if let Some(status) = self.child.try_wait().unwrap() {
+            let as_planned = match self.plan {
+                Plan::Abort(point, _) if status.signal() == Some(ABRT) => {
+                    report.fault(ABORTED);
+                    *report.points.entry(point.as_str()).or_default() += 1;
+                    true
+                }
+                Plan::Leave(_) => status.success() || (status.signal() == Some(TERM) && self.began.elapsed() < START),
+                _ => false,
+            };
+            if !as_planned {
+                let said = fs::read_to_string(&self.log).unwrap_or_default();
+                report.violations.push(format!("a worker ended by itself, {status}, while {:?} was planned: {said}", self.plan));
+            }
+            self.read_log(report);
+            return Ended::Yes;
+        }
+        match self.plan {
+            Plan::Kill(at) if now >= at => {
+                self.kill(report);
+                return Ended::Yes;
+            }
+            Plan::Abort(point, until) if now >= until => {
+                self.kill(report);
+                return Ended::Unreached(point);
+            }
+            Plan::Pause(at) if now >= at => {
+                signal(&self.child, "STOP");
+                report.fault(PAUSED);
+                self.plan = Plan::Resume(now + 2 * LEASE);
+            }
+            Plan::Resume(at) if now >= at => {
+                signal(&self.child, "CONT");
+                self.plan = Plan::Kill(now + dice.millis(200, 1500));
+            }
+            Plan::Terminate(at) if now >= at => self.terminate(report),
+            Plan::Leave(by) if now >= by => {
+                report.violations.push(format!("a worker did not leave {:?} after SIGTERM", GRACE + LEAVE));
+                self.kill(report);
+                return Ended::Yes;
+            }
+            _ => {}
+        }
+        Ended::Not
+    }
+
+    /// Asks it to stop; it has to be gone soon.
+    pub fn terminate(&mut self, report: &mut Report) {
+        signal(&self.child, "TERM");
+        report.fault(TERMINATED);
+        self.plan = Plan::Leave(Instant::now() + GRACE + LEAVE);
+    }
+
+    /// `kill -9`. A stopped process dies of it too.
+    pub fn kill(&mut self, report: &mut Report) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        report.fault(KILLED);
+        self.read_log(report);
+    }
+
+    /// What it said. A log without anything wrong is removed: there will be thousands.
+    fn read_log(&self, report: &mut Report) {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        for (what, sign) in
+            [("lease lost", "lease lost"), ("given up", "their workers died too often"), ("store busy", "no tasks could be")]
+        {
+            *report.seen.entry(what).or_default() += log.matches(sign).count() as u64;
+        }
+        // A guest that panics says so inside a line of the host's; the host's own panic begins one.
+        let wrong: Vec<&str> = log.lines().filter(|line| line.starts_with("thread '") || line.contains(" ERROR ")).collect();
+        if wrong.is_empty() {
+            fs::remove_file(&self.log).ok();
+        } else {
+            report.violations.push(format!("{}: {}", self.log.display(), wrong.join(" | ")));
+        }
+    }
+}
