@@ -189,6 +189,25 @@ fn priority_then_arrival_and_a_delay_holds_back() {
     assert!((2500..10_000).contains(&waited), "{waited} ms");
 }
 
+#[test]
+fn a_small_job_does_not_wait_for_a_big_one() {
+    let place = Place::new();
+    let file = pipeline(&place, &[("root", "next = \"each\""), ("each", "")]);
+    let fan = |n: u32| json!({"action": "fan_out", "n": n, "child": {"action": "spin", "ms": 10}});
+    submit(&place, &file, "big", &fan(80));
+    submit(&place, &file, "small", &fan(4));
+    run_down(&place, &file, &[("WASM_WORKER_CONCURRENCY", "1")]);
+    let claimed = |job: &str| {
+        let children = tasks_of(&place, job).into_iter().filter(|t| t["step"] == "each");
+        children.map(|t| t["claimed_at"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    let (big, small) = (claimed("big"), claimed("small"));
+    assert_eq!((big.len(), small.len()), (80, 4));
+    let last = small.iter().max().unwrap();
+    let before = big.iter().filter(|at| *at < last).count();
+    assert!(before <= 12, "{before} of the big job's 80 tasks ran before the small job's 4 had");
+}
+
 /// The whole worker's answer to SIGTERM: what runs may finish, nothing is lost, and the exit code says so.
 #[test]
 fn a_drained_worker_finishes_what_runs() {

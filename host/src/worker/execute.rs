@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::deliveries::{Delivery, Verdict};
+use super::load::Slot;
 use super::step::StepSpec;
 use crate::failpoint::{Point, reach};
 use crate::guest::scope::Failure;
@@ -49,14 +50,15 @@ struct Left {
 
 /// Runs one claimed task to its end, and returns the state it is left in. `sent`: when the claim was sent. `delivery`: the message
 /// that brought it, where one did. A claim stands for steps 1 and 3: what it brings is decoded and leased already.
-pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, delivery: Option<Delivery>) -> TaskState {
-    let left = run(worker, claimed, sent).await;
+pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot, delivery: Option<Delivery>) -> TaskState {
+    let left = run(worker, claimed, sent, slot).await;
     close(worker, left, delivery).await
 }
 
 /// Finishes what another worker committed: its message came again.
-pub(super) async fn finish(worker: &Worker, unfinished: &Unfinished, delivery: Option<Delivery>) -> TaskState {
+pub(super) async fn finish(worker: &Worker, unfinished: &Unfinished, slot: Slot, delivery: Option<Delivery>) -> TaskState {
     let state = super::finalise::finish(worker, unfinished).await;
+    drop(slot);
     close(worker, Left { state, wait: Duration::ZERO }, delivery).await
 }
 
@@ -79,7 +81,7 @@ async fn close(worker: &Worker, left: Left, delivery: Option<Delivery>) -> TaskS
     left.state
 }
 
-async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant) -> Left {
+async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot) -> Left {
     let (step, prefix) = match place(worker, &claimed) {
         Ok(place) => place,
         Err(fault) => return settle(worker, &claimed, String::new(), fault).await,
@@ -88,7 +90,7 @@ async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant) -> Left {
     let grants = step.grants(&claimed);
     let scope = Scope::new(worker.services.clone(), claimed.lease.clone(), step.limits.clone(), prefix.clone(), grants, &work);
     let run = Run { step, claimed, work, scope, prefix };
-    match result(worker, &run, sent).await {
+    match result(worker, &run, sent, slot).await {
         Ok(manifest) => {
             reach(Point::AfterCommit);
             let key = run.claimed.lease.key.clone();
@@ -110,13 +112,14 @@ fn place(worker: &Worker, claimed: &Claimed) -> Result<(Arc<StepSpec>, Uri), Fau
 }
 
 /// From the first hook to the commit. The lease is kept alive up to the commit, and not beyond: a heartbeat never meets a
-/// committed task.
-async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant) -> Result<Manifest, Fault> {
+/// committed task. Nor is its place kept longer: another task's hooks may run while the store commits this one.
+async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant, slot: Slot) -> Result<Manifest, Fault> {
     let held = worker.heartbeats.hold(run.claimed.lease.clone(), Arc::clone(&run.scope), sent);
     let (answer, children) = answer(worker, run).await?;
     let manifest = stage(worker, run, &answer).await?;
     reach(Point::AfterStaging);
     drop(held);
+    drop(slot);
     reach(Point::BeforeCommit);
     commit(worker, run, answer.outcome, manifest, children).await
 }

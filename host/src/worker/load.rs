@@ -1,8 +1,12 @@
-//! What a run of the worker has under way: tasks that run, and room set aside for looks into queues.
+//! What a run of the worker has under way: the places that its tasks take, and room set aside for looks at the table and into queues.
+//!
+//! A task takes its place until its outputs are staged. Its commit and end wait for the store, not for a guest: meanwhile the next
+//! task has the place, and the store gets commits and claims together.
 
 use crate::task::state::TaskState;
-use std::collections::{BTreeMap, HashMap};
-use tokio::task::{Id, JoinError};
+use std::collections::BTreeMap;
+use tokio::sync::mpsc;
+use tokio::task::JoinError;
 
 /// What a worker did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,19 +24,40 @@ pub(super) struct Reserved {
     pub rooms: BTreeMap<String, u32>,
 }
 
+/// The place of one task, free again once this is dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    step: String,
+    freed: mpsc::UnboundedSender<String>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Without a receiver the worker's run is over, and nobody counts any more.
+        self.freed.send(std::mem::take(&mut self.step)).ok();
+    }
+}
+
 /// See the head of this file.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Load {
-    running: HashMap<Id, String>,
+    taken: u32,
     reserved: u32,
     by_step: BTreeMap<String, u32>,
+    free: mpsc::UnboundedSender<String>,
+    freed: mpsc::UnboundedReceiver<String>,
     pub summary: Summary,
 }
 
 impl Load {
-    /// Tasks that run, and those that may come any moment.
+    pub fn new() -> Self {
+        let (free, freed) = mpsc::unbounded_channel();
+        Self { taken: 0, reserved: 0, by_step: BTreeMap::new(), free, freed, summary: Summary::default() }
+    }
+
+    /// Places that are taken, and those that may be any moment.
     pub fn total(&self) -> u32 {
-        self.running.len() as u32 + self.reserved
+        self.taken + self.reserved
     }
 
     /// The same, of one step.
@@ -61,28 +86,43 @@ impl Load {
         }
     }
 
-    /// A task began. Finishing what another worker committed is no run.
-    pub fn started(&mut self, id: Id, step: String, is_run: bool) {
+    /// A task begins, and takes a place. Finishing what another worker committed is no run.
+    pub fn start(&mut self, step: String, is_run: bool) -> Slot {
         *self.by_step.entry(step.clone()).or_default() += 1;
-        self.running.insert(id, step);
+        self.taken += 1;
         self.summary.runs += u64::from(is_run);
+        Slot { step, freed: self.free.clone() }
+    }
+
+    /// Waits until a place is free again.
+    pub async fn wait_for_place(&mut self) {
+        // It never closes: a sender is kept here.
+        if let Some(step) = self.freed.recv().await {
+            self.free(&step);
+        }
+    }
+
+    /// Counts the places that have become free meanwhile. Returns whether there were any.
+    pub fn count_free(&mut self) -> bool {
+        let mut any = false;
+        while let Ok(step) = self.freed.try_recv() {
+            self.free(&step);
+            any = true;
+        }
+        any
+    }
+
+    fn free(&mut self, step: &str) {
+        self.taken = self.taken.saturating_sub(1);
+        self.sub(step, 1);
     }
 
     /// A task ended, or failed in the host itself.
-    pub fn ended(&mut self, ended: Result<(Id, TaskState), JoinError>) {
-        let id = match ended {
-            Ok((id, state)) => {
-                *self.summary.ended.entry(state.as_str()).or_default() += 1;
-                id
-            }
+    pub fn ended(&mut self, ended: Result<TaskState, JoinError>) {
+        match ended {
+            Ok(state) => *self.summary.ended.entry(state.as_str()).or_default() += 1,
             // Its lease lapses, and the task is found again.
-            Err(error) => {
-                tracing::error!(%error, "a task's run failed in the host itself");
-                error.id()
-            }
-        };
-        if let Some(step) = self.running.remove(&id) {
-            self.sub(&step, 1);
+            Err(error) => tracing::error!(%error, "a task's run failed in the host itself"),
         }
     }
 

@@ -11,11 +11,13 @@ use crate::failpoint::{Point, reach};
 use crate::guest::StopReason;
 use crate::task::id::JobKey;
 use crate::task::state::TaskState;
-use crate::task_store::{ClaimRequest, StoreError};
+use crate::task_store::{ClaimRequest, Claimed, StoreError};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +40,10 @@ const LOOK_FOR_END: Duration = Duration::from_millis(50);
 
 /// Longest wait in a queue whose room somebody else may need meanwhile.
 const SHORT_LOOK: Duration = Duration::from_millis(500);
+
+/// How many times its places a worker may have under way, with those tasks that wait for the store to commit and end them: while it
+/// is slow, no more are claimed.
+const UNDER_WAY: u32 = 2;
 
 /// How long an empty queue is left alone while there is work elsewhere.
 const EMPTY_PAUSE: Duration = Duration::from_millis(100);
@@ -69,6 +75,9 @@ struct Feed {
 /// A look that has ended: what it brought, unless it failed in the host itself.
 type Looked = Result<(Id, Result<Brought, LookError>), JoinError>;
 
+/// An answered claim: the room set aside for it, when it was sent, and what it brought.
+type Answered = (Reserved, Instant, Result<Vec<Claimed>, StoreError>);
+
 /// One run of a worker.
 struct Shift<'a> {
     worker: &'a Arc<Worker>,
@@ -83,6 +92,10 @@ struct Shift<'a> {
     turn: usize,
     running: JoinSet<TaskState>,
     looks: JoinSet<Result<Brought, LookError>>,
+    /// Claims under way. There may be several: places become free one by one, and the store answers them together.
+    claims: FuturesUnordered<BoxFuture<'a, Answered>>,
+    /// Whether the table may hold something: not since it was last looked at, or it had something then.
+    hopeful: bool,
     load: Load,
 }
 
@@ -142,41 +155,46 @@ impl<'a> Shift<'a> {
             turn: 0,
             running: JoinSet::new(),
             looks: JoinSet::new(),
-            load: Load::default(),
+            claims: FuturesUnordered::new(),
+            hopeful: true,
+            load: Load::new(),
         }
     }
 
     async fn take_tasks(&mut self) {
         while !self.drain.is_cancelled() && self.load.summary.runs < self.max_tasks {
-            while let Some(ended) = self.running.try_join_next_with_id() {
+            while let Some(ended) = self.running.try_join_next() {
                 self.load.ended(ended);
+                self.hopeful = true;
             }
+            self.hopeful |= self.load.count_free();
             while let Some(looked) = self.looks.try_join_next_with_id() {
                 self.looked(looked);
             }
-            if self.serve().await {
-                continue;
-            }
-            if self.running.is_empty() && self.feeds.iter().all(|feed| feed.idle) && self.is_over().await {
+            self.serve();
+            if self.running.is_empty() && self.claims.is_empty() && self.feeds.iter().all(|feed| feed.idle) && self.is_over().await {
                 return;
             }
             self.wait().await;
         }
     }
 
-    /// Looks at every feed that may be looked at, a different one first each time. Returns whether the table had something.
-    async fn serve(&mut self) -> bool {
+    /// Looks at every feed that may be looked at, a different one first each time.
+    fn serve(&mut self) {
         let feeds = self.feeds.len();
-        self.turn = self.turn.wrapping_add(1);
-        let (mut found, first) = (false, self.turn % feeds);
+        if self.room() > 0 {
+            // Counted only where something can be taken: a look without room between any two would give every turn to the same half.
+            self.turn = self.turn.wrapping_add(1);
+        }
+        let first = self.turn % feeds;
         for at in (first..feeds).chain(0..first) {
             let Some(share) = self.share(at) else { continue };
             match self.feeds.get(at).and_then(|feed| feed.inbox.clone()) {
-                None => found |= self.claim(at, share).await,
+                None if self.hopeful => self.claim(share),
+                None => {}
                 Some(inbox) => self.start_look(at, inbox, &share),
             }
         }
-        found
     }
 
     /// What a feed may take now: a fair part of the room, but one place for every other that may have something any moment. None:
@@ -204,12 +222,16 @@ impl<'a> Shift<'a> {
     /// Tasks that may begin.
     fn room(&self) -> u32 {
         let left = self.max_tasks.saturating_sub(self.load.summary.runs + u64::from(self.load.reserved()));
-        let room = self.worker.settings.concurrency.saturating_sub(self.load.total());
+        let places = self.worker.settings.concurrency;
+        let under_way = self.running.len() as u32 + self.load.reserved();
+        let room = places.saturating_sub(self.load.total()).min(places.saturating_mul(UNDER_WAY).saturating_sub(under_way));
         u64::from(room).min(left) as u32
     }
 
-    /// Claims due tasks of the table. Returns whether there were any.
-    async fn claim(&mut self, at: usize, share: Reserved) -> bool {
+    /// Begins a claim of due tasks of the table, and sets room aside for what it brings.
+    fn claim(&mut self, share: Reserved) {
+        self.load.reserve(&share);
+        self.hopeful = false;
         let settings = &self.worker.settings;
         // The first place goes round, so that no step waits for ever.
         let steps = self.worker.order.iter().cycle().skip(self.turn % self.worker.order.len().max(1));
@@ -222,25 +244,31 @@ impl<'a> Shift<'a> {
             lease: settings.lease,
             worker: settings.name.clone(),
         };
-        let sent = Instant::now();
-        let claimed = self.worker.services.tasks.claim_next(request).await;
-        let Some(feed) = self.feeds.get_mut(at) else { return false };
+        let (tasks, sent) = (&self.worker.services.tasks, Instant::now());
+        self.claims.push(Box::pin(async move { (share, sent, tasks.claim_next(request).await) }));
+    }
+
+    /// A claim was answered: what it brought begins.
+    fn claimed(&mut self, (share, sent, claimed): Answered) {
+        self.load.release(&share);
+        let Some(table) = self.feeds.first_mut() else { return };
         match claimed {
             Ok(claims) => {
-                feed.found(claims.is_empty());
-                let found = !claims.is_empty();
-                if found {
+                table.found(claims.is_empty());
+                self.hopeful |= !claims.is_empty();
+                if !claims.is_empty() {
                     reach(Point::AfterClaim);
                 }
                 for claimed in claims {
                     self.start(Errand::Run(Box::new(claimed), sent), None);
                 }
-                found
             }
+            // Of several that fail together one counts.
+            Err(_) if table.not_before > Instant::now() => {}
             Err(error) => {
                 tracing::warn!(%error, "no tasks could be claimed; trying again");
-                feed.failed();
-                false
+                table.failed();
+                self.hopeful = true;
             }
         }
     }
@@ -308,15 +336,16 @@ impl<'a> Shift<'a> {
 
     fn start(&mut self, errand: Errand, delivery: Option<Delivery>) {
         let worker = Arc::clone(self.worker);
-        let (step, is_run, task) = match errand {
+        match errand {
             Errand::Run(claimed, sent) => {
-                (claimed.step.clone(), true, self.running.spawn(async move { execute(&worker, *claimed, sent, delivery).await }))
+                let slot = self.load.start(claimed.step.clone(), true);
+                self.running.spawn(async move { execute(&worker, *claimed, sent, slot, delivery).await });
             }
             Errand::Finish(unfinished) => {
-                (String::new(), false, self.running.spawn(async move { finish(&worker, &unfinished, delivery).await }))
+                let slot = self.load.start(String::new(), false);
+                self.running.spawn(async move { finish(&worker, &unfinished, slot, delivery).await });
             }
-        };
-        self.load.started(task.id(), step, is_run);
+        }
     }
 
     /// Waits for anything that may change what can be begun.
@@ -332,15 +361,22 @@ impl<'a> Shift<'a> {
         let wake = resting.chain(pausing).min().map_or(now + LOOK, |until| until.min(now + LOOK));
         tokio::select! {
             biased;
-            () = self.drain.cancelled() => {}
-            Some(ended) = self.running.join_next_with_id() => self.load.ended(ended),
-            Some(looked) = self.looks.join_next_with_id() => self.looked(looked),
+            () = self.drain.cancelled() => return,
+            () = self.load.wait_for_place() => {
+                // Tasks that were claimed together are often done together: one claim for all their places.
+                yield_now().await;
+            }
+            Some(ended) = self.running.join_next() => self.load.ended(ended),
+            Some(answered) = self.claims.next() => return self.claimed(answered),
+            Some(looked) = self.looks.join_next_with_id() => return self.looked(looked),
             () = tasks.wait_for_work(look), if may_claim => {}
             () = sleep_until(wake) => {}
         }
+        self.hopeful = true;
     }
 
-    async fn is_over(&self) -> bool {
+    // `&mut`: the claims under way can be sent to another thread, but not shared with one.
+    async fn is_over(&mut self) -> bool {
         let tasks = &self.worker.services.tasks;
         match &self.until {
             Until::Stopped => false,
@@ -366,13 +402,16 @@ impl<'a> Shift<'a> {
         let now = Instant::now();
         let grace = if asked { now + self.worker.settings.grace } else { now + FOREVER };
         let (mut last_look, mut interrupt, mut abandon) = ((now + LAST_LOOK).min(grace), grace, now + FOREVER);
-        while !self.running.is_empty() || !self.looks.is_empty() {
+        while !(self.running.is_empty() && self.looks.is_empty() && self.claims.is_empty()) {
             tokio::select! {
                 biased;
-                Some(ended) = self.running.join_next_with_id() => self.load.ended(ended),
+                Some(ended) = self.running.join_next() => self.load.ended(ended),
+                Some(answered) = self.claims.next() => self.claimed(answered),
                 Some(looked) = self.looks.join_next_with_id() => self.looked(looked),
                 () = sleep_until(last_look) => {
                     self.closing.cancel();
+                    // What they still bring goes back as nobody takes it.
+                    self.claims.clear();
                     last_look = now + FOREVER;
                 }
                 () = sleep_until(interrupt) => {

@@ -70,6 +70,11 @@ impl Guest for Scripted {
     }
 }
 
+/// A place for a task that no run loop began.
+fn slot() -> load::Slot {
+    load::Load::new().start("s".to_owned(), true)
+}
+
 fn failed(text: &str) -> GuestFault {
     GuestFault::Guest(TaskError::new("scripted", text))
 }

@@ -46,7 +46,7 @@ async fn a_lost_lease_discards_the_result() {
         ClaimRequest { pipeline: "p".into(), job: None, steps: vec![("s".into(), 1)], limit: 1, lease: LEASE, worker: "w".into() };
     let sent = Instant::now();
     let claimed = place.store.claim_next(request.clone()).await.unwrap().remove(0);
-    let state = execute::execute(&worker, claimed, sent, None).await;
+    let state = execute::execute(&worker, claimed, sent, slot(), None).await;
     assert_eq!(state, TaskState::Processing, "left to whoever claims it next");
     assert!(!place.folder.path().join("slow/result.json").exists());
     let again = place.store.claim_next(request).await.unwrap().remove(0);
@@ -93,7 +93,7 @@ fn a_schema_of_exponential_cost_is_refused_in_time() {
         for _ in 0..2 {
             let claimed = place.store.claim_next(request(1)).await.unwrap().remove(0);
             let began = Instant::now();
-            assert_eq!(execute::execute(&worker, claimed, began, None).await, TaskState::Dead);
+            assert_eq!(execute::execute(&worker, claimed, began, slot(), None).await, TaskState::Dead);
             took.push(began.elapsed());
         }
         assert!(took[0] > Duration::from_secs(1) && took[1] < Duration::from_millis(500), "{took:?}");
