@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use wasm_worker::guest::Services;
 use wasm_worker::object_store::{MemoryObjectStore, ObjectStore};
-use wasm_worker::queue::Queue;
+use wasm_worker::queue::{MemoryQueue, Queue};
 use wasm_worker::task::children::{self, Delivery, Routes};
 use wasm_worker::task::id::TaskKey;
 use wasm_worker::task::limits::Limits;
@@ -81,7 +81,7 @@ async fn simulate(seed: u64, verbose: bool) -> Outcome {
     let world = World::new(seed, tasks, objects, clock, FAULTS_FOR, verbose);
     // Half of all worlds have a broker beside the table.
     let brokers: Arc<Vec<Arc<Broker>>> =
-        Arc::new(if false { QUEUES.map(|(name, _)| Broker::new(name, queue())).into() } else { Vec::new() });
+        Arc::new(if fastrand::bool() { QUEUES.map(|(name, _)| Broker::new(name, queue())).into() } else { Vec::new() });
     let drains: Arc<Vec<Mutex<CancellationToken>>> = Arc::new((0..WORKERS).map(|_| Mutex::default()).collect());
     let mut workers = JoinSet::new();
     for index in 0..WORKERS {
@@ -314,6 +314,7 @@ fn steps(with_queues: bool) -> Vec<StepSpec> {
         limits: Limits { cancel_grace: Duration::from_secs(2), ..Limits::default() },
         routes: Arc::clone(&routes),
         read: Vec::new(),
+        retry: None,
         secrets: BTreeMap::new(),
         functions: BTreeMap::new(),
         params: None,
@@ -321,8 +322,9 @@ fn steps(with_queues: bool) -> Vec<StepSpec> {
     STEPS.iter().filter(|name| **name != FOREIGN).map(|name| step(name)).collect()
 }
 
+/// A queue without faults.
 fn queue() -> Arc<dyn Queue> {
-    unimplemented!()
+    Arc::new(MemoryQueue::default())
 }
 
 /// The stores, without faults, and the task store's clock.

@@ -212,7 +212,7 @@ async fn a_lost_lease_answers_nothing() {
     let brought = receive::look(&worker, &inbox, look, &CancellationToken::new()).await.unwrap();
     // No heartbeat runs: the worker is as good as paused.
     let (receive::Errand::Run(claimed, sent), delivery) = brought.errands.into_iter().next().unwrap() else { panic!("no run") };
-    assert_eq!(execute::execute(&worker, *claimed, sent, Some(delivery)).await, TaskState::Processing);
+    assert_eq!(execute::execute(&worker, *claimed, sent, slot(), Some(delivery)).await, TaskState::Processing);
     drop(inbox);
     giving.await.unwrap();
     assert_eq!((tray.left(), tray.acknowledged.load(Ordering::Relaxed)), ((1, 1), 0));
