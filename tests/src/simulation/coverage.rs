@@ -69,10 +69,12 @@ impl Step {
             Self::Claim => 15,
             Self::Heartbeat => 60,
             Self::Sweep | Self::Mark | Self::Ack => 70,
-            Self::Process | Self::PublishNext | Self::Instance | Self::HostCall => 60,
+            Self::Process | Self::PublishNext | Self::Instance => 60,
             Self::Commit | Self::Finalise | Self::End => 90,
-            Self::Send => 120,
-            Self::Stage | Self::Settle => 150,
+            Self::HostCall => 100,
+            Self::Settle => 150,
+            Self::Send => 200,
+            Self::Stage => 400,
         }
     }
 }
@@ -124,11 +126,13 @@ impl Fault {
         }
     }
 
-    /// How often it is drawn beside the others. A crash costs every task of a worker its lease, and three of those end a task.
-    pub fn weight(self) -> u32 {
-        match self {
-            Self::CrashBefore | Self::CrashAfter => 1,
-            Self::Pause => 3,
+    /// How often it is drawn beside the others. A crash costs every task of a worker its lease, and three of those end a task: crashes are
+    /// rare where there is much to strike.
+    pub fn weight(self, step: Step) -> u32 {
+        match (self, step) {
+            (Self::CrashBefore | Self::CrashAfter, Step::Stage | Step::Send | Step::HostCall | Step::Ack | Step::Heartbeat) => 3,
+            (Self::CrashBefore | Self::CrashAfter, _) => 1,
+            (Self::Pause, _) => 3,
             _ => 4,
         }
     }

@@ -209,7 +209,7 @@ impl<'a> Hook<'a> {
             // Nothing awaited in between: what was stopped meanwhile must be noticed by the next call.
             sleep(Duration::from_millis(self.rng.u64(0..20))).await;
         }
-        let size = if large && self.rng.bool() { LARGE } else { 60 };
+        let size = if large { LARGE } else { 60 };
         let bytes = self.bytes(size, 9);
         Ok(match self.rng.u32(0..4) {
             0 => None,
@@ -273,7 +273,7 @@ impl<'a> Hook<'a> {
         let mut tasks = Vec::new();
         let width = self.number("fan");
         for index in 0..if width > 0 { width + self.rng.u64(0..2) } else { 0 } {
-            let mut params = json!({"ms": self.rng.u64(0..1500), "large": self.rng.u32(0..5) == 0, "bare": self.rng.u32(0..4) == 0});
+            let mut params = json!({"ms": self.rng.u64(0..1500), "large": self.rng.u32(0..4) == 0, "bare": self.rng.u32(0..4) == 0});
             if depth > 0 && index == 0 {
                 params = json!({"fan": 1, "depth": depth - 1, "then": self.rng.bool()});
             }
@@ -291,7 +291,7 @@ impl<'a> Hook<'a> {
         if self.flag("away") {
             tasks.push(child("away".into(), FOREIGN, json!({})));
         }
-        let then = self.flag("then").then(|| child("then".into(), "all", json!({"ms": 20, "large": self.rng.u32(0..3) == 0})));
+        let then = self.flag("then").then(|| child("then".into(), "all", json!({"ms": 20, "large": self.rng.bool()})));
         FanOut { tasks, then }
     }
 }

@@ -72,6 +72,7 @@ fn run_all(seeds: u64) -> Sum {
                     sum.hits.add(&outcome.hits);
                     sum.seeds += 1;
                     sum.totals.add(outcome.totals);
+                    assert!(outcome.violation.is_some() || outcome.totals.tasks >= FEWEST_TASKS, "seed {seed} has too few tasks");
                     if outcome.violation.is_some() {
                         stop.store(true, Ordering::Relaxed);
                         sum.failed.get_or_insert(outcome);

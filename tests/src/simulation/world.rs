@@ -75,10 +75,10 @@ impl World {
             return None;
         }
         let kinds = kinds.iter().copied().filter(|fault| inapplicable(step, *fault).is_none());
-        let mut place = fastrand::u32(0..kinds.clone().map(Fault::weight).sum::<u32>().max(1));
+        let mut place = fastrand::u32(0..kinds.clone().map(|fault| fault.weight(step)).sum::<u32>().max(1));
         let drawn = kinds.into_iter().find(|fault| {
-            let here = place < fault.weight();
-            place = place.saturating_sub(fault.weight());
+            let here = place < fault.weight(step);
+            place = place.saturating_sub(fault.weight(step));
             here
         })?;
         self.strike(step, drawn);
