@@ -283,25 +283,30 @@ impl World {
     /// What lies in storage is what manifests name, and stages are swept, save those of dead letters.
     async fn check_objects(&self, tasks: &[TaskView]) {
         let mut named = BTreeSet::new();
-        let mut kept = Vec::new();
         for task in tasks {
             let Ok(prefix) = Uri::parse(&task.output_prefix) else { continue };
-            if task.state == TaskState::Dead {
-                kept.push(format!("{}_attempts/", task.output_prefix));
-            }
             let ledger = self.ledger();
             let manifest = ledger.record(&key_of(task)).and_then(|r| Some(&r.commit()?.manifest));
             named.extend(manifest.into_iter().flat_map(|m| &m.entries).filter_map(|e| prefix.join(&e.name).ok()));
         }
         for object in self.objects.list(&Uri::parse(BUCKET).unwrap()).await.unwrap_or_default() {
-            let text = object.uri.as_str();
-            if is_staged(&object.uri) && !kept.iter().any(|folder| text.starts_with(folder)) {
-                self.ledger().violate(3, format_args!("{text} was left behind"));
-            }
             if !is_staged(&object.uri) && !named.contains(&object.uri) {
-                self.ledger().violate(3, format_args!("{text} is in no manifest"));
+                self.ledger().violate(3, format_args!("{} is in no manifest", object.uri));
             }
         }
+        if let Some(left) = self.left_behind().await {
+            self.ledger().violate(3, format_args!("{left} was left behind"));
+        }
+    }
+
+    /// A stage that no dead letter needs.
+    pub async fn left_behind(&self) -> Option<Uri> {
+        let objects = self.objects.list(&Uri::parse(BUCKET).unwrap()).await.unwrap_or_default();
+        let dead = TaskFilter { state: Some(TaskState::Dead), limit: ALL, ..TaskFilter::default() };
+        let dead = self.tasks.tasks(dead).await.unwrap_or_default();
+        let kept: Vec<String> = dead.iter().map(|task| format!("{}_attempts/", task.output_prefix)).collect();
+        let mut staged = objects.into_iter().map(|object| object.uri).filter(is_staged);
+        staged.find(|uri| !kept.iter().any(|folder| uri.as_str().starts_with(folder)))
     }
 }
 

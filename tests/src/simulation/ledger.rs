@@ -26,6 +26,8 @@ pub struct Record {
     pub lease: Option<Lease>,
     /// Openings so far, less one: how often it was put back after its death.
     pub redriven: u32,
+    /// When it was put back last.
+    pub redriven_at: Option<Instant>,
     /// What was committed, and in which opening.
     pub commits: Vec<(u32, Commit)>,
     /// Leases that were settled.

@@ -3,6 +3,7 @@
 
 use super::ledger::shown;
 use super::world::World;
+use tokio::time::Instant;
 use wasm_worker::task::children::FAILURE;
 use wasm_worker::task::id::{TaskKey, sha256};
 use wasm_worker::task::message::{Message, MessageBounds};
@@ -16,15 +17,16 @@ fn key_of(body: &[u8]) -> Option<TaskKey> {
 }
 
 impl World {
-    /// A message has gone for good.
-    pub async fn check_acknowledged(&self, who: &str, queue: &str, body: &[u8]) {
+    /// A message that was delivered then has gone for good.
+    pub async fn check_acknowledged(&self, who: &str, queue: &str, body: &[u8], delivered: Instant) {
         let known = key_of(body);
         let name = known.as_ref().map_or_else(|| sha256(body), shown);
         self.ledger().note(who, "acknowledged", format_args!("{name} of {queue}"));
         if let Some(key) = &known
             && let Ok(task) = self.tasks.task(&key.tenant, &key.task_id).await
-            && task.state.is_ended()
+            && (task.state.is_ended() || self.ledger().record(key).is_some_and(|r| r.redriven_at.is_some_and(|at| at > delivered)))
         {
+            // One that was put back meanwhile got a message of its own.
             return;
         }
         // No task, or somebody else's: then a dead letter keeps it.

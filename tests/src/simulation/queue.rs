@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::time::Instant;
 use wasm_worker::queue::{Delivered, Queue, QueueDepth, QueueError, ToSend};
 
 /// Longest that a late message is late.
@@ -18,8 +19,8 @@ pub struct Broker {
     pub name: &'static str,
     /// The queue without faults.
     pub queue: Arc<dyn Queue>,
-    /// What each delivery carried, for those that are forgotten to have been acknowledged.
-    bodies: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// What each delivery carried, and when it was made.
+    bodies: Mutex<BTreeMap<String, (Vec<u8>, Instant)>>,
 }
 
 impl Broker {
@@ -94,7 +95,7 @@ impl FaultyQueue {
         let delivered = self.tampered(delivered).await?;
         let mut bodies = self.broker.bodies.lock().unwrap();
         for one in &delivered {
-            bodies.insert(one.receipt.clone(), one.body.clone());
+            bodies.insert(one.receipt.clone(), (one.body.clone(), Instant::now()));
         }
         if !delivered.is_empty() {
             self.world.ledger().note(&self.process.name, "received", format_args!("{} of {}", delivered.len(), self.broker.name));
@@ -106,8 +107,8 @@ impl FaultyQueue {
         let answers = self.inner().acknowledge(receipts.clone()).await?;
         for (receipt, answer) in receipts.iter().zip(&answers) {
             let body = self.broker.bodies.lock().unwrap().remove(receipt);
-            let (Some(body), Ok(())) = (body, answer) else { continue };
-            self.world.check_acknowledged(&self.process.name, self.broker.name, &body).await;
+            let (Some((body, delivered)), Ok(())) = (body, answer) else { continue };
+            self.world.check_acknowledged(&self.process.name, self.broker.name, &body, delivered).await;
             if self.world.draw(Step::Ack, &[Fault::Repeated]).is_some() {
                 self.broker.put(String::from_utf8_lossy(&body).into_owned(), late()).await;
             }
