@@ -1,6 +1,6 @@
 //! The composition root: the only place that names concrete adapters and puts the rooms together.
 
-use crate::config::{Config, ConfigError, Pipeline, Step};
+use crate::config::{Config, ConfigError, Pipeline, Step, StoreAt};
 use crate::failpoint;
 use crate::guest::{Component, ComponentError, EngineConfig, EngineError, Grants, GuestEngine, Services, StepGuest, StepSetup, WasmGuests};
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
@@ -12,7 +12,7 @@ use crate::task::pointer::{self, Violation};
 use crate::task::root::{Origin, Root};
 use crate::task::schema::ParamsSchema;
 use crate::task::uri::Uri;
-use crate::task_store::{Durability, Feed, NewJob, SqliteTaskStore, StoreError, Submitted, TaskStore};
+use crate::task_store::{Durability, Feed, NewJob, PostgresTaskStore, SqliteTaskStore, StoreError, Submitted, TaskStore};
 use crate::worker::{Settings, StepSpec, Worker};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,13 +149,22 @@ impl App {
         let refuse = |why: String| AppError::DataDir { path: config.data_dir.clone(), why };
         std::fs::create_dir_all(&config.data_dir).map_err(|e| refuse(e.to_string()))?;
         let durability = if config.normal_durability { Durability::Normal } else { Durability::Full };
-        let tasks = SqliteTaskStore::open(&config.data_dir.join(DATABASE), durability).await?;
-        Ok(Self { config, tasks: Arc::new(tasks), objects: Arc::new(FileObjectStore::new()) })
+        let tasks: Arc<dyn TaskStore> = match &config.store {
+            None => Arc::new(SqliteTaskStore::open(&config.data_dir.join(DATABASE), durability).await?),
+            Some(StoreAt::File(path)) => Arc::new(SqliteTaskStore::open(path, durability).await?),
+            Some(StoreAt::Server(dsn)) => Arc::new(PostgresTaskStore::open(dsn.reveal()).await?),
+        };
+        Ok(Self { config, tasks, objects: Arc::new(FileObjectStore::new()) })
     }
 
     /// The stores where there are any; none where nothing was ever submitted. For commands that only look: it creates nothing.
     pub async fn existing(config: Config) -> Result<Option<Self>, AppError> {
-        match config.data_dir.join(DATABASE).try_exists() {
+        let database = match &config.store {
+            None => config.data_dir.join(DATABASE),
+            Some(StoreAt::File(path)) => path.clone(),
+            Some(StoreAt::Server(_)) => return Self::open(config).await.map(Some),
+        };
+        match database.try_exists() {
             Ok(true) => Self::open(config).await.map(Some),
             Ok(false) => Ok(None),
             Err(e) => Err(AppError::DataDir { path: config.data_dir, why: e.to_string() }),

@@ -3,7 +3,10 @@
 
 mod boundary;
 mod ocr;
+mod pickup;
 mod queue;
+#[path = "../src/servers/mod.rs"]
+mod servers;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -13,6 +16,9 @@ fn main() {
         ["ocr", picture, python, library] => ocr::measure(picture, python, library),
         ["queue", rest @ ..] => queue::measure(rest),
         [queue::ONE_RUN, rest @ ..] => queue::run_here(rest),
+        ["pickup", rest @ ..] => pickup::measure(rest),
+        [pickup::SUBMIT, folder, seconds] => pickup::submit(folder, seconds),
+        [pickup::WRITE, file, seconds] => pickup::write(file, seconds),
         // `cargo test --all-targets` runs benches without words.
         [] => println!("run `cargo xtask bench NAME`"),
         other => panic!("unknown benchmark {other:?}"),

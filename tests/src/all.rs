@@ -7,6 +7,7 @@ mod crash;
 mod drain;
 mod floors;
 mod guest_host;
+mod keeping;
 mod looking;
 mod ocr;
 mod operating;

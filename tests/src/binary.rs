@@ -103,51 +103,21 @@ impl Place {
     }
 }
 
-/// A process that runs while a test goes on, and ends with it, whatever becomes of the test.
-pub struct Running {
-    child: Child,
-    out: PathBuf,
-    err: PathBuf,
-}
+/// A worker that runs while a test goes on, and ends with it, whatever becomes of the test.
+pub struct Running(Child);
 
 impl Running {
-    /// Starts it; what it prints goes to files in the place.
+    /// Starts it; what it prints goes to `worker.log` in the place.
     pub fn start(place: &Place, words: &[&str], settings: &[(&str, &str)]) -> Self {
-        let name = format!("running-{}", unique());
-        let (out, err) = (place.path().join(format!("{name}.out")), place.path().join(format!("{name}.err")));
-        let file = |path: &Path| std::fs::File::create(path).unwrap();
-        let mut command = place.command(words);
-        let child = command.envs(settings.iter().copied()).stdout(file(&out)).stderr(file(&err)).spawn().unwrap();
-        Self { child, out, err }
-    }
-
-    /// Asks it to end, by SIGTERM, and waits until it has.
-    pub fn stop(mut self, within: Duration) -> Printed {
-        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(asked.success());
-        let began = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(began.elapsed() < within, "it goes on {within:?} after SIGTERM");
-            std::thread::sleep(Duration::from_millis(10));
-        };
-        let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-        Printed { code: status.code(), out: text(&self.out), err: text(&self.err) }
+        Self(place.start(words, "worker.log", settings))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
-}
-
-/// A number that no other process of this place has.
-fn unique() -> u128 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos())
 }
 
 /// Looks until there is an answer; a minute at most.

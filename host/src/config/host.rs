@@ -2,6 +2,7 @@
 
 use super::pipeline::{read_limits, read_retry};
 use super::section::{ConfigError, Problems, Section};
+use super::store::{self, StoreAt};
 use crate::failpoint::AbortAt;
 use crate::task::limits::Limits;
 use crate::task::message::nearest;
@@ -31,6 +32,7 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
     ("WASM_WORKER_ONNXRUNTIME", "inference.onnxruntime"),
     ("ORT_DYLIB_PATH", "inference.onnxruntime"),
     ("BUCKET", "storage.bucket"),
+    ("DB_DSN", "store.dsn"),
 ];
 
 /// The machine's configuration, checked.
@@ -46,6 +48,8 @@ pub struct Config {
     pub log_json: bool,
     /// The worker.
     pub worker: WorkerConfig,
+    /// Where tasks are kept; none: a SQLite file in the data directory.
+    pub store: Option<StoreAt>,
     /// Whether the task store may forget the last commits at a power cut (`synchronous=NORMAL`).
     pub normal_durability: bool,
     /// Models.
@@ -125,6 +129,7 @@ impl Config {
         for key in ["data_dir", "inference.onnxruntime", "storage.bucket"] {
             anchor(&mut table, key, &folder);
         }
+        store::anchor(&mut table, &folder);
         let (mut secrets, mut abort_at) = (BTreeMap::new(), None);
         for (name, value) in &overrides.environment {
             if let Some(secret) = name.strip_prefix(SECRET) {
@@ -205,6 +210,7 @@ fn read(mut root: Section<'_>, problems: &Problems) -> Config {
     let limits = read_limits(root.section("limits"), &Limits::default());
     let worker = read_worker(root.section("worker"), cores);
     let mut store = root.section("store");
+    let store_at = store::read_at(&mut store);
     let normal_durability = store.choice("durability", &[("full", false), ("normal", true)]).unwrap_or(false);
     let mut inference = root.section("inference");
     let inference = InferenceConfig {
@@ -223,6 +229,7 @@ fn read(mut root: Section<'_>, problems: &Problems) -> Config {
         log,
         log_json,
         worker,
+        store: store_at,
         normal_durability,
         inference,
         bucket,

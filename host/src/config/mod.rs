@@ -6,7 +6,9 @@
 mod host;
 mod pipeline;
 mod section;
+mod store;
 
 pub use host::{Config, ENVIRONMENT, InferenceConfig, Overrides, WorkerConfig};
 pub use pipeline::{Grant, MadeUp, ModelDecl, Pipeline, Step, StepRetry};
 pub use section::{ConfigError, Problem};
+pub use store::{Dsn, StoreAt};

@@ -11,14 +11,14 @@ mod conformance;
 mod entry;
 mod memory;
 mod run;
-mod sqlite;
+mod sql;
 mod upkeep;
 mod views;
 
 pub use entry::{Admission, Feed, NewJob, Refused, Submitted};
 pub use memory::MemoryTaskStore;
 pub use run::{Applied, Beat, ClaimRequest, Claimed, Commit, Heartbeat, Settlement};
-pub use sqlite::{Durability, SqliteTaskStore};
+pub use sql::{Durability, PostgresTaskStore, SqlTaskStore, SqliteTaskStore};
 pub use upkeep::{IdleQueue, Leftover, Outgoing, Pruned, SweepRequest, Swept, Unfinished};
 pub use views::{ClaimView, DeadLetter, DeadLetterFilter, Depth, JobView, TaskFilter, TaskView};
 

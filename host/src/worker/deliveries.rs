@@ -117,11 +117,10 @@ impl Drop for Delivery {
 }
 
 impl Deliveries {
-    /// Notes whether a look into the queue found it empty.
-    pub fn looked(&self, empty: bool) {
-        let now = Instant::now();
+    /// Notes whether a look into the queue, begun then, found it empty all along.
+    pub fn looked(&self, began: Instant, empty: bool) {
         let mut kept = locked(&self.empty);
-        *kept = empty.then(|| (kept.map_or(now, |(since, _)| since), now));
+        *kept = empty.then(|| (kept.map_or(began, |(since, _)| since), Instant::now()));
     }
 
     /// For how long it was empty each time it was read; none where it was not, or cannot be told.

@@ -1,8 +1,9 @@
 //! The way of one task, from a claim to its end. [`execute`] reads top to bottom; `ARCHITECTURE.md` numbers the steps.
 
 use super::Worker;
-use super::deliveries::{Delivery, Verdict};
+use super::deliveries::Delivery;
 use super::load::Slot;
+use super::settle::{Left, close, settle, tell};
 use super::step::StepSpec;
 use crate::failpoint::{Point, reach};
 use crate::guest::scope::Failure;
@@ -12,11 +13,11 @@ use crate::task::children::{self, Children, Parent};
 use crate::task::hooks::{FanOut, HookError, Payload, TaskError, Work};
 use crate::task::id::sha256;
 use crate::task::limits::cut;
-use crate::task::outcome::{Disposition, Fault, dispose};
+use crate::task::outcome::Fault;
 use crate::task::outputs::{self, INLINE_OUTPUT, METRICS_NAME, Manifest, ManifestEntry, Place, RunIdentity};
 use crate::task::state::TaskState;
 use crate::task::uri::Uri;
-use crate::task_store::{Applied, Claimed, Commit, Settlement, StoreError, Unfinished};
+use crate::task_store::{Applied, Claimed, Commit, StoreError, Unfinished};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,13 +42,6 @@ struct Answer {
     fan_out: FanOut,
 }
 
-/// How a run left its task.
-struct Left {
-    state: TaskState,
-    /// QUEUED: not due before so long.
-    wait: Duration,
-}
-
 /// Runs one claimed task to its end, and returns the state it is left in. `sent`: when the claim was sent. `delivery`: the message
 /// that brought it, where one did. A claim stands for steps 1 and 3: what it brings is decoded and leased already.
 pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot, delivery: Option<Delivery>) -> TaskState {
@@ -59,26 +53,7 @@ pub(super) async fn execute(worker: &Arc<Worker>, claimed: Claimed, sent: Instan
 pub(super) async fn finish(worker: &Worker, unfinished: &Unfinished, slot: Slot, delivery: Option<Delivery>) -> TaskState {
     let state = super::finalise::finish(worker, unfinished).await;
     drop(slot);
-    close(worker, Left { state, wait: Duration::ZERO }, delivery).await
-}
-
-/// Steps 10 and 11: the relay looks for what the end has put into the outbox, and the message is answered. What was lost or could not
-/// be stored is answered with nothing: the message comes again, and so does the task.
-async fn close(worker: &Worker, left: Left, delivery: Option<Delivery>) -> TaskState {
-    if left.state.is_ended() {
-        worker.ended.notify_one();
-    }
-    let answer = match left.state {
-        state if state.is_ended() => Some(Verdict::Acknowledge),
-        TaskState::Queued => Some(Verdict::Hide(left.wait)),
-        // Its end is left to others: the sooner they see the message the better.
-        TaskState::Committed => Some(Verdict::Hide(Duration::ZERO)),
-        _ => None,
-    };
-    if let (Some(answer), Some(delivery)) = (answer, delivery) {
-        delivery.answer(answer).await;
-    }
-    left.state
+    close(worker, Left::at(state), delivery).await
 }
 
 async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot) -> Left {
@@ -97,7 +72,7 @@ async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot) 
             let committed = Unfinished { key, output_prefix: run.claimed.output_prefix.clone(), manifest };
             let state = super::finalise::finish(worker, &committed).await;
             tell(worker, &run.claimed, state, None, Some(run.scope.started().elapsed()));
-            Left { state, wait: Duration::ZERO }
+            Left::at(state)
         }
         Err(fault) => settle(worker, &run.claimed, run.scope.log_text(), fault).await,
     }
@@ -345,71 +320,4 @@ async fn stage_result(worker: &Worker, run: &Run, payload: &Payload) -> Result<M
 
 fn storage_fault(error: &ObjectError) -> Fault {
     Fault::Host(TaskError::new("storage", error.to_string()))
-}
-
-/// The end of a run that reached no commit: decide, write it down, and let others go on.
-async fn settle(worker: &Worker, claimed: &Claimed, log: String, fault: Fault) -> Left {
-    let settings = &worker.settings;
-    let retry = worker.steps.get(&claimed.step).and_then(|step| step.retry).unwrap_or(settings.retry);
-    let disposition = dispose(fault, claimed.counters, &retry, fastrand::f64(), settings.patient);
-    let left = |state| Left { state, wait: Duration::ZERO };
-    let mut wait = Duration::ZERO;
-    let (how, state, error) = match disposition {
-        Disposition::Leave => {
-            tell(worker, claimed, TaskState::Processing, None, None);
-            return left(TaskState::Processing);
-        }
-        Disposition::Retry { after, error } => {
-            wait = after;
-            (Settlement::Retry(after, error.clone()), TaskState::Queued, Some(error))
-        }
-        Disposition::HandBack { after, error } => {
-            wait = after;
-            (Settlement::HandBack(after, error.clone()), TaskState::Queued, Some(error))
-        }
-        Disposition::GiveBack => (Settlement::GiveBack, TaskState::Queued, None),
-        Disposition::Dead(error) => (Settlement::Dead(error.clone()), TaskState::Dead, Some(error)),
-        Disposition::Cancelled => (Settlement::Cancelled, TaskState::Cancelled, None),
-    };
-    reach(Point::BeforeSettle);
-    for pause in SETTLE_PAUSES {
-        match worker.services.tasks.settle(claimed.lease.clone(), how.clone(), log.clone()).await {
-            Ok(Applied::Yes) => {
-                reach(Point::AfterSettle);
-                tell(worker, claimed, state, error.as_ref(), None);
-                return Left { state, wait };
-            }
-            Ok(Applied::Lost) => return left(TaskState::Processing),
-            Err(error) => {
-                tracing::warn!(%error, task_id = claimed.message.task_id, "the end of a run could not be stored");
-                sleep(Duration::from_millis(pause)).await;
-            }
-        }
-    }
-    left(TaskState::Processing)
-}
-
-/// Pauses after each try to store how a run ended, milliseconds. If the store stays away, the lease lapses and the task is found by
-/// the next claim.
-const SETTLE_PAUSES: [u64; 4] = [50, 200, 1000, 0];
-
-/// One log line per run.
-fn tell(worker: &Worker, claimed: &Claimed, state: TaskState, error: Option<&TaskError>, took: Option<Duration>) {
-    let (key, message) = (&claimed.lease.key, &claimed.message);
-    let release = worker.guests.release(&claimed.step);
-    let trace_id = message.traceparent.as_deref().and_then(|t| t.split('-').nth(1));
-    let latency_ms = took.map(|t| t.as_millis() as u64);
-    let attempt = claimed.counters.attempts + 1;
-    // Models run on the processor: no graphics memory is taken.
-    let gpu_mem_gb = 0.0;
-    let (job_id, task_id, step, tenant, epoch) = (&message.job_id, &key.task_id, &claimed.step, &key.tenant, claimed.lease.epoch);
-    match error {
-        Some(error) => tracing::warn!(
-            job_id, task_id, step, tenant, release, attempt, epoch, trace_id, state = %state,
-            code = error.code, error = error.message, "task failed"
-        ),
-        None => tracing::info!(
-            job_id, task_id, step, tenant, release, attempt, epoch, trace_id, state = %state, latency_ms, gpu_mem_gb, "task ran"
-        ),
-    }
 }

@@ -20,8 +20,8 @@ use tokio::time::sleep;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Finalises and ends a committed task. Storage or a store that is out of reach is waited for without limit: the task holds its place,
-/// and no others are begun whose outputs could not be put in place either. Returns the state it is left in: COMMITTED in a drain only.
+/// Finalises and ends a committed task. Storage or a store that is out of reach is waited for without limit; the bound on what is under
+/// way keeps others from being begun, whose outputs could not be put in place either. Returns the state it is left in: COMMITTED in a drain only.
 pub(super) async fn finish(worker: &Worker, task: &Unfinished) -> TaskState {
     let mut pause = FIRST_PAUSE;
     for tries in 1_u64.. {

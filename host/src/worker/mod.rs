@@ -3,7 +3,9 @@
 //! It knows guests, stores and objects by their ports only, so that all of it runs with a scripted guest and a paused clock.
 
 mod deliveries;
+mod drain;
 mod execute;
+mod feed;
 mod finalise;
 mod heartbeat;
 mod load;
@@ -11,6 +13,7 @@ mod queues;
 mod receive;
 mod relay;
 mod run;
+mod settle;
 mod step;
 mod sweep;
 #[cfg(test)]

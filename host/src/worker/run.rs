@@ -1,14 +1,14 @@
-//! The run loop: room, then a look at the table and at every queue in turn, then execute; and the drain in two stages.
+//! The run loop: room, then a look at the table and at every queue in turn, then execute.
 
 use super::Worker;
 use super::deliveries::{Delivery, Inbox};
 use super::execute::{execute, finish};
+use super::feed::Feed;
 use super::load::{Load, Reserved, Summary};
 use super::receive::{Brought, Errand, Look, LookError, look};
 use super::relay::relay_on;
 use super::sweep::sweep_on;
 use crate::failpoint::{Point, reach};
-use crate::guest::StopReason;
 use crate::task::id::JobKey;
 use crate::task::state::TaskState;
 use crate::task_store::{ClaimRequest, Claimed, StoreError};
@@ -41,62 +41,41 @@ const LOOK_FOR_END: Duration = Duration::from_millis(50);
 /// Longest wait in a queue whose room somebody else may need meanwhile.
 const SHORT_LOOK: Duration = Duration::from_millis(500);
 
+/// A look that has ended: what it brought, unless it failed in the host itself.
+pub(super) type Looked = Result<(Id, Result<Brought, LookError>), JoinError>;
+
+/// An answered claim: the room set aside for it, when it was sent, and what it brought.
+pub(super) type Answered = (Reserved, Instant, Result<Vec<Claimed>, StoreError>);
+
 /// How many times its places a worker may have under way, with those tasks that wait for the store to commit and end them: while it
 /// is slow, no more are claimed.
 const UNDER_WAY: u32 = 2;
 
-/// How long an empty queue is left alone while there is work elsewhere.
-const EMPTY_PAUSE: Duration = Duration::from_millis(100);
-
-/// First pause after a failed look at the table or a queue; it doubles up to the other.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-
-/// How long a drain waits for looks that may still bring a message. Cut short, a message that was on its way is seen again once its
-/// visibility is over.
-const LAST_LOOK: Duration = Duration::from_secs(2);
+/// The table's place among the feeds.
+const TABLE: usize = 0;
 
 /// How long a run that has ended waits for its last answers to reach the brokers.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
-/// Where tasks come from: the table, or one queue.
-struct Feed {
-    /// None: the table.
-    inbox: Option<Inbox>,
-    /// Whether the last look found nothing.
-    idle: bool,
-    /// The look that is under way, and the room set aside for it.
-    looking: Option<(Id, Reserved)>,
-    /// Not looked at before.
-    not_before: Instant,
-    failures: u32,
-}
-
-/// A look that has ended: what it brought, unless it failed in the host itself.
-type Looked = Result<(Id, Result<Brought, LookError>), JoinError>;
-
-/// An answered claim: the room set aside for it, when it was sent, and what it brought.
-type Answered = (Reserved, Instant, Result<Vec<Claimed>, StoreError>);
-
 /// One run of a worker.
-struct Shift<'a> {
-    worker: &'a Arc<Worker>,
+pub(super) struct Shift<'a> {
+    pub worker: &'a Arc<Worker>,
     until: Until,
     max_tasks: u64,
-    drain: CancellationToken,
+    pub drain: CancellationToken,
     /// Cancelled when nothing more is to be received.
-    closing: CancellationToken,
+    pub closing: CancellationToken,
     /// The table first, then the queues.
     feeds: Vec<Feed>,
     /// Whose turn it is.
     turn: usize,
-    running: JoinSet<TaskState>,
-    looks: JoinSet<Result<Brought, LookError>>,
+    pub running: JoinSet<TaskState>,
+    pub looks: JoinSet<Result<Brought, LookError>>,
     /// Claims under way. There may be several: places become free one by one, and the store answers them together.
-    claims: FuturesUnordered<BoxFuture<'a, Answered>>,
+    pub claims: FuturesUnordered<BoxFuture<'a, Answered>>,
     /// Whether the table may hold something: not since it was last looked at, or it had something then.
     hopeful: bool,
-    load: Load,
+    pub load: Load,
 }
 
 impl Worker {
@@ -144,14 +123,13 @@ impl Worker {
 
 impl<'a> Shift<'a> {
     fn new(worker: &'a Arc<Worker>, until: Until, max_tasks: u64, drain: CancellationToken, inboxes: Vec<Inbox>) -> Self {
-        let feed = |inbox| Feed { inbox, idle: false, looking: None, not_before: Instant::now(), failures: 0 };
         Self {
             worker,
             until,
             max_tasks,
             drain,
             closing: CancellationToken::new(),
-            feeds: std::iter::once(None).chain(inboxes.into_iter().map(Some)).map(feed).collect(),
+            feeds: std::iter::once(None).chain(inboxes.into_iter().map(Some)).map(Feed::new).collect(),
             turn: 0,
             running: JoinSet::new(),
             looks: JoinSet::new(),
@@ -205,7 +183,9 @@ impl<'a> Shift<'a> {
             return None;
         }
         let room = self.room();
-        if room == 0 {
+        // While the store is out of reach nothing can be admitted either: messages stay where they are.
+        let is_store_away = at != TABLE && self.feeds.get(TABLE).is_some_and(Feed::is_failing);
+        if room == 0 || is_store_away {
             return None;
         }
         let others = || self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.looking.is_none());
@@ -249,12 +229,12 @@ impl<'a> Shift<'a> {
     }
 
     /// A claim was answered: what it brought begins.
-    fn claimed(&mut self, (share, sent, claimed): Answered) {
+    pub(super) fn claimed(&mut self, (share, sent, claimed): Answered) {
         self.load.release(&share);
-        let Some(table) = self.feeds.first_mut() else { return };
+        let Some(table) = self.feeds.get_mut(TABLE) else { return };
         match claimed {
             Ok(claims) => {
-                table.found(claims.is_empty());
+                table.looked(claims.is_empty(), false);
                 self.hopeful |= !claims.is_empty();
                 if !claims.is_empty() {
                     reach(Point::AfterClaim);
@@ -287,10 +267,9 @@ impl<'a> Shift<'a> {
         let wanted = Look { max: share.max, wait, rooms: share.rooms.clone() };
         let (worker, closing) = (Arc::clone(self.worker), self.closing.clone());
         let look = self.looks.spawn(async move {
+            let began = Instant::now();
             let brought = look(&worker, &inbox, wanted, &closing).await;
-            if let Ok(brought) = &brought {
-                inbox.deliveries.looked(brought.empty);
-            }
+            inbox.deliveries.looked(began, brought.as_ref().is_ok_and(|brought| brought.empty));
             brought
         });
         if let Some(feed) = self.feeds.get_mut(at) {
@@ -303,7 +282,7 @@ impl<'a> Shift<'a> {
     }
 
     /// A look has ended: what it brought begins.
-    fn looked(&mut self, looked: Looked) {
+    pub(super) fn looked(&mut self, looked: Looked) {
         let id = looked.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let of = |feed: &Feed| feed.looking.as_ref().is_some_and(|(look, _)| *look == id);
         let Some(at) = self.feeds.iter().position(of) else { return };
@@ -312,23 +291,19 @@ impl<'a> Shift<'a> {
         if let Some((_, share)) = feed.looking.take() {
             self.load.release(&share);
         }
-        let queue = feed.inbox.as_ref().map(|inbox| inbox.deliveries.spec.name.as_str());
         match looked {
             Ok((_, Ok(brought))) => {
-                feed.found(brought.empty);
-                if brought.empty && elsewhere {
-                    feed.not_before = Instant::now() + EMPTY_PAUSE;
-                }
+                feed.looked(brought.empty, elsewhere);
                 for (errand, delivery) in brought.errands {
                     self.start(errand, Some(delivery));
                 }
             }
             Ok((_, Err(error))) => {
-                tracing::warn!(%error, queue, "messages could not be taken in; trying again");
+                tracing::warn!(%error, queue = feed.name(), "messages could not be taken in; trying again");
                 feed.failed();
             }
             Err(error) => {
-                tracing::error!(%error, queue, "a look into a queue failed in the host itself");
+                tracing::error!(%error, queue = feed.name(), "a look into a queue failed in the host itself");
                 feed.failed();
             }
         }
@@ -352,7 +327,7 @@ impl<'a> Shift<'a> {
     async fn wait(&mut self) {
         let (worker, tasks) = (self.worker, &self.worker.services.tasks);
         let look = if self.until == Until::Stopped { LOOK } else { LOOK_FOR_END };
-        let may_claim = self.share(0).is_some();
+        let may_claim = self.share(TABLE).is_some();
         let due = if may_claim { tasks.next_due(&worker.settings.pipeline).await.ok().flatten() } else { None };
         let look = due.map_or(look, |ms| look.min(Duration::from_millis(ms.max(1))));
         let now = Instant::now();
@@ -390,66 +365,5 @@ impl<'a> Shift<'a> {
                 Err(_) => false,
             },
         }
-    }
-
-    /// Two stages: let tasks finish within the grace time, then interrupt and hand them back.
-    async fn drain(&mut self) {
-        let asked = self.drain.is_cancelled();
-        if asked && !self.running.is_empty() {
-            let grace = self.worker.settings.grace;
-            tracing::info!(tasks = self.running.len(), ?grace, "draining: no new tasks, waiting for running ones");
-        }
-        let now = Instant::now();
-        let grace = if asked { now + self.worker.settings.grace } else { now + FOREVER };
-        let (mut last_look, mut interrupt, mut abandon) = ((now + LAST_LOOK).min(grace), grace, now + FOREVER);
-        while !(self.running.is_empty() && self.looks.is_empty() && self.claims.is_empty()) {
-            tokio::select! {
-                biased;
-                Some(ended) = self.running.join_next() => self.load.ended(ended),
-                Some(answered) = self.claims.next() => self.claimed(answered),
-                Some(looked) = self.looks.join_next_with_id() => self.looked(looked),
-                () = sleep_until(last_look) => {
-                    self.closing.cancel();
-                    // What they still bring goes back as nobody takes it.
-                    self.claims.clear();
-                    last_look = now + FOREVER;
-                }
-                () = sleep_until(interrupt) => {
-                    tracing::info!(tasks = self.running.len(), "the grace time is over: handing running tasks back");
-                    self.worker.heartbeats.stop_all(StopReason::Drained);
-                    self.worker.hurry.cancel();
-                    (interrupt, abandon) = (now + FOREVER, Instant::now() + LAST_ANSWERS);
-                }
-                () = sleep_until(abandon) => {
-                    // The store does not answer: what they brought is found again as after a crash.
-                    self.looks.abort_all();
-                    abandon = now + FOREVER;
-                }
-            }
-        }
-    }
-}
-
-/// Further away than any run lasts.
-const FOREVER: Duration = Duration::from_secs(365 * 86_400);
-
-impl Feed {
-    /// Whether the last look found something: there may be more.
-    fn is_busy(&self) -> bool {
-        !self.idle && self.failures == 0
-    }
-
-    /// A look went well.
-    fn found(&mut self, nothing: bool) {
-        self.idle = nothing;
-        self.failures = 0;
-    }
-
-    /// A look failed: the next one waits. Whether there is anything cannot be told.
-    fn failed(&mut self) {
-        self.idle = false;
-        let doublings = self.failures.min(16);
-        self.not_before = Instant::now() + (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
-        self.failures += 1;
     }
 }

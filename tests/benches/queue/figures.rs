@@ -1,7 +1,7 @@
 //! What one run came to: how fast, what processor time, what memory; and its first and last tenth.
 
-use super::load::Place;
-use sqlx::{Connection as _, SqliteConnection};
+use super::load::{Place, Store};
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -114,9 +114,14 @@ impl Watch {
 
 /// When the first task was claimed, and when each ended, in order; by the store's clock.
 async fn times(place: &Place) -> (i64, Vec<i64>) {
-    let url = format!("sqlite://{}", place.database.display());
-    let mut connection = SqliteConnection::connect(&url).await.unwrap();
-    let began = sqlx::query_scalar("SELECT min(claimed_at) FROM claims").fetch_one(&mut connection).await.unwrap();
+    let began = "SELECT min(claimed_at) FROM claims";
     let ended = "SELECT ended_at FROM tasks WHERE state = 'DONE' ORDER BY ended_at";
-    (began, sqlx::query_scalar(ended).fetch_all(&mut connection).await.unwrap())
+    if let Store::Postgres(dsn) = &place.store {
+        let mut on = PgConnection::connect(dsn).await.unwrap();
+        let began = sqlx::query_scalar(began).fetch_one(&mut on).await.unwrap();
+        return (began, sqlx::query_scalar(ended).fetch_all(&mut on).await.unwrap());
+    }
+    let mut on = SqliteConnection::connect(&format!("sqlite://{}", place.database.display())).await.unwrap();
+    let began = sqlx::query_scalar(began).fetch_one(&mut on).await.unwrap();
+    (began, sqlx::query_scalar(ended).fetch_all(&mut on).await.unwrap())
 }

@@ -1,15 +1,16 @@
 //! A store full of tasks that wait, and the step that is to run them.
 
+use super::CONCURRENCY;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wasm_worker::app::{App, Submission, routes_of};
 use wasm_worker::config::{Config, MadeUp, Overrides, Pipeline};
 use wasm_worker::guest::{Component, GuestEngine};
 use wasm_worker::task::schema::ParamsSchema;
-use wasm_worker::task_store::Durability;
-use wasm_worker::worker::StepSpec;
+use wasm_worker::task_store::PostgresTaskStore;
+use wasm_worker::worker::{Settings, StepSpec};
 
 /// Name of pipeline and step.
 pub const STEP: &str = "noop";
@@ -20,29 +21,38 @@ const BATCH: u32 = 1000;
 /// Length of the filler that brings a message to 200 bytes.
 const FILLER: usize = 42;
 
+/// Where the tasks wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// SQLite, nothing lost at a power cut.
+    SqliteFull,
+    /// SQLite, the last moments lost at a power cut.
+    SqliteNormal,
+    /// Postgres: its DSN.
+    Postgres(String),
+}
+
 /// See the head of this file.
 pub struct Place {
     pub app: App,
     pub pipeline: Pipeline,
     pub database: PathBuf,
     pub tasks: u32,
-    pub durability: Durability,
+    pub store: Store,
     _folder: tempfile::TempDir,
 }
 
 impl Place {
     /// Submits so many jobs that `tasks` tasks will have run in the end: every second job's task has one child.
-    pub async fn filled(durability: Durability, tasks: u32) -> Self {
+    pub async fn filled(store: Store, tasks: u32) -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let kept = if durability == Durability::Normal { "normal" } else { "full" };
-        let flags = [("data_dir", folder.path().to_str().unwrap()), ("store.durability", kept), ("worker.concurrency", "128")];
-        let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-        let config = Config::load(&Overrides { flags, ..Overrides::default() }).unwrap();
-        let mut pipeline = Pipeline::load(&guest(), &MadeUp::default(), &config.limits).unwrap();
-        pipeline.steps[0].next = Some(pipeline.entry.clone());
-        let app = App::open(config).await.unwrap();
+        let kept = if store == Store::SqliteNormal { "normal" } else { "full" };
+        let (mut app, pipeline) = open(folder.path(), kept).await;
+        if let Store::Postgres(dsn) = &store {
+            app.tasks = Arc::new(PostgresTaskStore::open(dsn).await.unwrap());
+        }
         let database = folder.path().join(wasm_worker::app::DATABASE);
-        let place = Self { app, pipeline, database, tasks, durability, _folder: folder };
+        let place = Self { app, pipeline, database, tasks, store, _folder: folder };
         place.submit().await;
         place
     }
@@ -58,6 +68,22 @@ impl Place {
                 batch.push(Submission { params: params(child), ..Submission::default() });
             }
             self.app.submit(&self.pipeline, batch).await.unwrap();
+        }
+    }
+
+    /// A worker's settings.
+    pub fn settings(&self) -> Settings {
+        let worker = &self.app.config.worker;
+        Settings {
+            pipeline: self.pipeline.name.clone(),
+            name: "bench".into(),
+            concurrency: CONCURRENCY,
+            lease: worker.lease,
+            grace: worker.grace,
+            retry: worker.retry,
+            fed_idle: worker.fed_idle,
+            patient: true,
+            job: None,
         }
     }
 
@@ -86,8 +112,18 @@ fn params(child: bool) -> Map<String, Value> {
     [("child".to_owned(), Value::from(child)), ("filler".to_owned(), Value::from("x".repeat(FILLER)))].into_iter().collect()
 }
 
+/// The stores in a folder, and a pipeline of one step that hands on to itself.
+pub async fn open(folder: &Path, durability: &str) -> (App, Pipeline) {
+    let flags = [("data_dir", folder.to_str().unwrap()), ("store.durability", durability)];
+    let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+    let config = Config::load(&Overrides { flags, ..Overrides::default() }).unwrap();
+    let mut pipeline = Pipeline::load(&guest(), &MadeUp::default(), &config.limits).unwrap();
+    pipeline.steps[0].next = Some(pipeline.entry.clone());
+    (App::open(config).await.unwrap(), pipeline)
+}
+
 /// The component that `cargo xtask guests` built.
-pub fn guest() -> PathBuf {
+fn guest() -> PathBuf {
     let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
     target.join(format!("wasm32-wasip2/release/{STEP}.wasm"))
 }

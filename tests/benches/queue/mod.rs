@@ -3,17 +3,16 @@
 //! memory and processor time are its own too; the runs of a round come in turn.
 
 mod bare;
-mod figures;
-mod load;
+pub mod figures;
+pub mod load;
 mod ours;
 
-use super::median;
+use super::{median, servers::postgres::Server};
 use figures::Figures;
-use load::Place;
+use load::{Place, Store};
 use std::process::{Command, Stdio};
-use wasm_worker::task_store::Durability;
 
-/// Tasks at once, and most tasks in one transaction of the bare SQL.
+/// Tasks at once.
 const CONCURRENCY: u32 = 128;
 
 /// Tasks and rounds where nothing else is asked for.
@@ -27,7 +26,8 @@ pub const ONE_RUN: &str = "queue-run";
 const LOOPS: [&str; 3] = ["wasm", "native", "bare"];
 
 /// Where the tasks wait.
-const STORES: [&str; 2] = ["sqlite-normal", "sqlite-full"];
+const STORES: [&str; 3] = ["sqlite-normal", "sqlite-full", POSTGRES];
+const POSTGRES: &str = "postgres";
 
 struct Wanted {
     tasks: u32,
@@ -59,31 +59,42 @@ pub fn measure(words: &[&str]) {
         wanted.tasks, wanted.rounds
     );
     for store in &wanted.stores {
+        let server = if store == POSTGRES { Server::private() } else { None };
+        if store == POSTGRES && server.is_none() {
+            println!("  {store}\n    not here: nothing measured");
+            continue;
+        }
         let mut runs: [Vec<Figures>; 3] = Default::default();
         for _ in 0..wanted.rounds {
             for (name, runs) in LOOPS.iter().zip(&mut runs) {
-                runs.push(run_apart(store, name, wanted.tasks));
+                let dsn = server.as_ref().map(Server::database);
+                runs.push(run_apart(store, name, wanted.tasks, dsn));
             }
         }
         print(store, &runs);
     }
 }
 
-fn run_apart(store: &str, name: &str, tasks: u32) -> Figures {
+fn run_apart(store: &str, name: &str, tasks: u32, dsn: Option<String>) -> Figures {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let run = command.args([ONE_RUN, store, name, &tasks.to_string()]).stderr(Stdio::inherit()).output().unwrap();
+    let run = command.args([ONE_RUN, store, name, &tasks.to_string()]).args(dsn).stderr(Stdio::inherit()).output().unwrap();
     assert!(run.status.success(), "{store} {name}: {}", run.status);
     Figures::parse(&String::from_utf8(run.stdout).unwrap())
 }
 
 /// One run, in this process: prints its figures as a line.
 pub fn run_here(words: &[&str]) {
-    let &[store, name, tasks] = words else { panic!("{ONE_RUN} STORE LOOP TASKS") };
-    let durability = if store == "sqlite-normal" { Durability::Normal } else { Durability::Full };
+    let &[store, name, tasks, ref dsn @ ..] = words else { panic!("{ONE_RUN} STORE LOOP TASKS [DSN]") };
+    let store = match (store, dsn) {
+        ("sqlite-normal", []) => Store::SqliteNormal,
+        ("sqlite-full", []) => Store::SqliteFull,
+        (POSTGRES, [dsn]) => Store::Postgres((*dsn).to_owned()),
+        other => panic!("no store {other:?}"),
+    };
     let tasks: u32 = tasks.parse().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let place = Place::filled(durability, tasks).await;
+        let place = Place::filled(store, tasks).await;
         let watch = figures::Watch::start();
         match name {
             "wasm" => ours::wasm(&place).await,

@@ -5,11 +5,10 @@ use super::load::{Place, STEP};
 use serde_json::Value;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wasm_worker::guest::{Guest, GuestFault, Guests, Scope, StepGuest, StepSetup, WasmGuests};
 use wasm_worker::task::hooks::{FanOut, NextTask, Output, Work};
-use wasm_worker::worker::{Settings, Until, Worker};
+use wasm_worker::worker::{Until, Worker};
 
 /// The hooks of `guests/noop`, compiled in.
 struct Native;
@@ -60,31 +59,16 @@ pub async fn wasm(place: &Place) {
     let (spec, component) = place.step(&engine).await;
     let setup = StepSetup { warm: CONCURRENCY as usize, ..StepSetup::bare(STEP, spec.limits.clone()) };
     let guests = WasmGuests::new(engine, place.app.services(), place.app.models(), vec![StepGuest { component, setup }]);
-    run(Worker::new(settings(place), place.app.services(), guests, vec![spec], Vec::new()), place).await;
+    run(Worker::new(place.settings(), place.app.services(), guests, vec![spec], Vec::new()), place).await;
 }
 
 /// With its hooks compiled in.
 pub async fn native(place: &Place) {
     let (spec, _) = place.step(&place.app.engine().unwrap()).await;
-    run(Worker::new(settings(place), place.app.services(), Arc::new(Natives), vec![spec], Vec::new()), place).await;
+    run(Worker::new(place.settings(), place.app.services(), Arc::new(Natives), vec![spec], Vec::new()), place).await;
 }
 
 async fn run(worker: Arc<Worker>, place: &Place) {
     let summary = worker.run(Until::Empty, None, CancellationToken::new()).await;
     assert_eq!(summary.ended.get("DONE"), Some(&u64::from(place.tasks)), "{summary:?}");
-}
-
-fn settings(place: &Place) -> Settings {
-    let worker = &place.app.config.worker;
-    Settings {
-        pipeline: place.pipeline.name.clone(),
-        name: "bench".into(),
-        concurrency: CONCURRENCY,
-        lease: Duration::from_secs(90),
-        grace: worker.grace,
-        retry: worker.retry,
-        fed_idle: worker.lease,
-        patient: true,
-        job: None,
-    }
 }

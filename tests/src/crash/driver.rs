@@ -4,9 +4,9 @@ use super::clock::HOUR;
 use super::dice::Dice;
 use super::errands::Errands;
 use super::load::{self, Job};
-use super::report::{CLOCK_MOVED, Report};
+use super::report::{CLOCK_MOVED, DATABASE_KILLED, Report};
 use super::rows;
-use super::site::{LEASE, Site, WORKERS};
+use super::site::{LEASE, Site, Store, WORKERS};
 use super::worker::{Ended, Plan, Worker};
 use std::collections::VecDeque;
 use std::fs;
@@ -28,6 +28,12 @@ const BATCH_PAUSE: Duration = Duration::from_millis(500);
 /// How long the loop goes on, once it has killed enough, for failpoints that no worker has come to.
 const LAST_POINTS: Duration = Duration::from_secs(60);
 
+/// So many violations, and going on tells nothing new.
+const HOPELESS: usize = 20;
+
+/// For so long after the database came back, workers may be found that gave up without it as they started.
+const EXCUSED: Duration = Duration::from_secs(10);
+
 /// How long the calm may take: the last leases, retries and sweeps.
 const CALM: Duration = Duration::from_secs(120);
 
@@ -45,6 +51,15 @@ pub struct Driver<'a> {
     next_batch: Instant,
     next_ask: Instant,
     clock_moves: Instant,
+    database: Database,
+}
+
+/// Where the database stands; one that is part of the workers stays as it is.
+enum Database {
+    /// It runs, since the first time, and is killed at the second.
+    Up(Option<Instant>, Instant),
+    /// It is started again at that time.
+    Down(Instant),
 }
 
 /// What was submitted, and the report so far.
@@ -69,6 +84,7 @@ impl<'a> Driver<'a> {
             next_batch: now,
             next_ask: now,
             clock_moves: now + Duration::from_secs(4),
+            database: Database::Up(None, now + Duration::from_secs(3)),
         }
     }
 
@@ -80,7 +96,7 @@ impl<'a> Driver<'a> {
             self.workers.push(worker);
         }
         let mut enough = None;
-        loop {
+        while self.report.violations.len() < HOPELESS {
             self.tick();
             if self.report.kills() >= kills {
                 let since: &Instant = enough.get_or_insert_with(Instant::now);
@@ -106,8 +122,12 @@ impl<'a> Driver<'a> {
     }
 
     fn tick(&mut self) {
+        let excused = match self.database {
+            Database::Up(since, _) => since.is_some_and(|since| since.elapsed() < EXCUSED),
+            Database::Down(_) => true,
+        };
         for number in 0..self.workers.len() {
-            let ended = self.workers[number].tick(&mut self.dice, &mut self.report);
+            let ended = self.workers[number].tick(excused, &mut self.dice, &mut self.report);
             if let Ended::Unreached(point) = ended {
                 self.points.push_back(point);
             }
@@ -121,6 +141,7 @@ impl<'a> Driver<'a> {
         if now >= self.clock_moves {
             self.move_clock(now);
         }
+        self.database(now);
         if now >= self.next_ask {
             self.next_ask = now + ASK;
             let open = rows::open(self.site);
@@ -158,6 +179,24 @@ impl<'a> Driver<'a> {
         self.clock_moves = now + self.dice.millis(pause.0, pause.1);
     }
 
+    /// Kills the database's server, and starts it again after a while.
+    fn database(&mut self, now: Instant) {
+        let Store::Postgres { server, .. } = &self.site.store else { return };
+        match self.database {
+            Database::Up(_, until) if now >= until => {
+                server.kill();
+                self.report.fault(DATABASE_KILLED);
+                self.database = Database::Down(now + self.dice.millis(50, 1500));
+            }
+            Database::Down(until) if now >= until => {
+                server.start();
+                let now = Instant::now();
+                self.database = Database::Up(Some(now), now + self.dice.millis(2000, 12_000));
+            }
+            _ => {}
+        }
+    }
+
     fn submit(&mut self) {
         let name = format!("b{:04}", self.jobs.len());
         let jobs = load::batch(&name, &mut self.dice);
@@ -179,12 +218,15 @@ impl<'a> Driver<'a> {
     fn calm(&mut self) {
         self.workers.iter_mut().for_each(|worker| worker.kill(&mut self.report));
         self.site.clock.set(2 * HOUR);
+        if let (Store::Postgres { server, .. }, Database::Down(_)) = (&self.site.store, &self.database) {
+            server.start();
+        }
         let start = |site: &Site, number: u64, dice: &mut Dice| Worker::start(site, number, Plan::Live, dice);
         self.workers = (0..WORKERS as u64).map(|i| start(self.site, self.started + 1 + i, &mut self.dice)).collect();
         let began = Instant::now();
         loop {
             self.errands.tick(self.site, &mut self.dice, &mut self.report);
-            self.workers.retain_mut(|worker| matches!(worker.tick(&mut self.dice, &mut self.report), Ended::Not));
+            self.workers.retain_mut(|worker| matches!(worker.tick(false, &mut self.dice, &mut self.report), Ended::Not));
             let open = rows::open(self.site).unwrap();
             if self.errands.are_done() && open.live == 0 && open.leftovers == 0 {
                 break;
@@ -199,7 +241,7 @@ impl<'a> Driver<'a> {
         std::thread::sleep(LEASE);
         self.workers.iter_mut().for_each(|worker| worker.terminate(&mut self.report));
         while !self.workers.is_empty() {
-            self.workers.retain_mut(|worker| matches!(worker.tick(&mut self.dice, &mut self.report), Ended::Not));
+            self.workers.retain_mut(|worker| matches!(worker.tick(false, &mut self.dice, &mut self.report), Ended::Not));
             std::thread::sleep(TICK);
         }
     }

@@ -17,7 +17,7 @@ mod site;
 mod worker;
 
 use driver::{Driven, Driver};
-use site::{Site, Store};
+use site::Site;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Kills of one store in the test command: with both stores more than a hundred.
@@ -27,10 +27,9 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
 
-fn survives(store: Store) {
+fn survives(mut site: Site) {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = number("CRASH_SEED").unwrap_or(since.as_millis() as u64);
-    let mut site = Site::new(store);
     let Driven { jobs, mut report } = Driver::new(&mut site, seed).run(number("CRASH_KILLS").unwrap_or(KILLS));
     check::check(&site, &jobs, &mut report);
     println!("{report}");
@@ -47,5 +46,12 @@ fn survives(store: Store) {
 
 #[test]
 fn sqlite_survives() {
-    survives(Store::Sqlite);
+    survives(Site::sqlite());
+}
+
+#[test]
+fn postgres_survives() {
+    if let Some(site) = Site::postgres() {
+        survives(site);
+    }
 }

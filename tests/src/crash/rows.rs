@@ -17,9 +17,7 @@ pub struct Job {
     pub ended_at: Option<i64>,
 }
 
-const JOBS: &str = "
-SELECT CAST(id AS BIGINT) AS id, job_id, root_task, state, CAST(live AS BIGINT) AS live,
-       CAST(cancel_at AS BIGINT) AS cancel_at, CAST(ended_at AS BIGINT) AS ended_at FROM jobs";
+const JOBS: &str = "SELECT id, job_id, root_task, state, live, cancel_at, ended_at FROM jobs";
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Group {
@@ -30,9 +28,7 @@ pub struct Group {
     pub leaves: i64,
 }
 
-const GROUPS: &str = "
-SELECT CAST(id AS BIGINT) AS id, CAST(job AS BIGINT) AS job, CAST(then_task AS BIGINT) AS then_task, CAST(live AS BIGINT) AS live,
-       CAST(leaves AS BIGINT) AS leaves FROM groups";
+const GROUPS: &str = "SELECT id, job, then_task, live, leaves FROM groups";
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Task {
@@ -79,11 +75,8 @@ impl Task {
 }
 
 const TASKS: &str = "
-SELECT CAST(t.id AS BIGINT) AS id, CAST(t.job AS BIGINT) AS job, CAST(t.grp AS BIGINT) AS grp, t.tenant, t.task_id, t.step, t.key, t.state,
-       CAST(t.epoch AS BIGINT) AS epoch, CAST(t.attempts AS BIGINT) AS attempts, CAST(t.handbacks AS BIGINT) AS handbacks,
-       CAST(t.crashes AS BIGINT) AS crashes, CAST(t.max_attempts AS BIGINT) AS max_attempts, CAST(t.parent AS BIGINT) AS parent,
-       CAST(t.waits AS BIGINT) AS waits, CAST(t.child_count AS BIGINT) AS child_count, CAST(t.leftover AS BIGINT) AS leftover,
-       t.output_prefix, CAST(t.error AS TEXT) AS error, CAST(t.manifest AS TEXT) AS manifest, CAST(m.message AS TEXT) AS message
+SELECT t.id, t.job, t.grp, t.tenant, t.task_id, t.step, t.key, t.state, t.epoch, t.attempts, t.handbacks, t.crashes, t.max_attempts, t.parent,
+       t.waits, t.child_count, t.leftover, t.output_prefix, t.error, t.manifest, m.message
 FROM tasks t JOIN messages m ON m.task = t.id ORDER BY t.path";
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -94,7 +87,7 @@ pub struct Claim {
     pub ended: Option<String>,
 }
 
-const CLAIMS: &str = "SELECT CAST(task AS BIGINT) AS task, CAST(epoch AS BIGINT) AS epoch, owner, ended FROM claims ORDER BY task, epoch";
+const CLAIMS: &str = "SELECT task, epoch, owner, ended FROM claims ORDER BY task, epoch";
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct Letter {
@@ -102,7 +95,7 @@ pub struct Letter {
     pub code: String,
 }
 
-const LETTERS: &str = "SELECT CAST(task AS BIGINT) AS task, code FROM dead_letters";
+const LETTERS: &str = "SELECT task, code FROM dead_letters";
 
 /// Everything.
 #[derive(Clone)]
@@ -124,8 +117,7 @@ pub struct Open {
 }
 
 const OPEN: &str = "
-SELECT CAST(coalesce(sum(CASE WHEN state IN ('DONE', 'DEAD', 'CANCELLED') THEN 0 ELSE 1 END), 0) AS BIGINT) AS live,
-       CAST(count(leftover) AS BIGINT) AS leftovers FROM tasks";
+SELECT count(*) FILTER (WHERE state NOT IN ('DONE', 'DEAD', 'CANCELLED')) AS live, count(leftover) AS leftovers FROM tasks";
 
 /// Runs `$work` on a connection of its own.
 macro_rules! on_store {
@@ -135,6 +127,12 @@ macro_rules! on_store {
                 Store::Sqlite => {
                     let options = SqliteConnectOptions::new().filename($site.database()).pragma("query_only", "ON");
                     let mut $connection = options.disable_statement_logging().connect().await?;
+                    let result = $work;
+                    $connection.close().await?;
+                    Ok::<_, sqlx::Error>(result)
+                }
+                Store::Postgres { dsn, .. } => {
+                    let mut $connection = sqlx::PgConnection::connect(dsn).await?;
                     let result = $work;
                     $connection.close().await?;
                     Ok::<_, sqlx::Error>(result)

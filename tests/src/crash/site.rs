@@ -1,8 +1,10 @@
 //! Where it all happens: a folder, a store, a pipeline, and the commands that run there.
 
-use super::clock::{Clock, Clocks};
+use super::clock::{Clock, Clocks, HOUR};
+use super::dice::Dice;
 use super::load;
 use crate::binary::{Place, guest};
+use crate::servers::postgres::Server;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::Duration;
@@ -19,12 +21,14 @@ pub const WORKERS: usize = 3;
 /// Which task store it is.
 pub enum Store {
     Sqlite,
+    Postgres { server: Server, dsn: String },
 }
 
 impl Store {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
+            Self::Postgres { .. } => "postgres",
         }
     }
 }
@@ -34,16 +38,36 @@ pub struct Site {
     place: Place,
     pipeline: PathBuf,
     pub store: Store,
-    /// The machine's wall clock. SQLite has no other.
+    /// The wall clock that the store goes by. With SQLite the workers share it: there is one machine.
     pub clock: Clock,
+    /// Clocks of workers elsewhere: right, an hour ahead, an hour behind. None of them may matter.
+    others: Vec<Clock>,
 }
 
 impl Site {
-    pub fn new(store: Store) -> Self {
+    /// With SQLite.
+    pub fn sqlite() -> Self {
+        Self::new(Store::Sqlite, Clocks::build().clock("machine"), Vec::new())
+    }
+
+    /// With a PostgreSQL server of its own, which may be killed; none where it is not installed.
+    pub fn postgres() -> Option<Self> {
+        let clocks = Clocks::build();
+        let clock = clocks.clock("server");
+        let server = Server::with(&clock.environment())?;
+        let others = [("right", 0), ("ahead", HOUR), ("behind", -HOUR)].map(|(name, moved)| {
+            let mut clock = clocks.clock(name);
+            clock.set(moved);
+            clock
+        });
+        let dsn = server.database();
+        Some(Self::new(Store::Postgres { server, dsn }, clock, others.into()))
+    }
+
+    fn new(store: Store, clock: Clock, others: Vec<Clock>) -> Self {
         let place = Place::new();
         let pipeline = place.write("pipeline.toml", &load::pipeline(guest("probe").to_str().unwrap()));
-        let clock = Clocks::build().clock("machine");
-        let site = Self { place, pipeline, store, clock };
+        let site = Self { place, pipeline, store, clock, others };
         // Compiles the guests, so that every worker starts in no time, and makes the schema.
         let first = site.start(&["run", site.pipeline(), "--until-empty"], "first.log").wait().unwrap();
         assert!(first.success(), "{}", std::fs::read_to_string(site.path().join("first.log")).unwrap());
@@ -68,24 +92,30 @@ impl Site {
         self.path().join("data/wasm-worker.db")
     }
 
-    /// What every process here goes by: this place's store and clock.
-    fn settings(&self) -> Vec<(String, String)> {
-        self.clock.environment().map(|(name, path)| (name.to_owned(), path.to_str().unwrap().to_owned())).into()
+    /// Which store a process here uses, and a clock.
+    fn settings(&self, clock: &Clock) -> Vec<(String, String)> {
+        let clock = clock.environment().map(|(name, path)| (name.to_owned(), path.to_str().unwrap().to_owned()));
+        let store = match &self.store {
+            Store::Sqlite => None,
+            Store::Postgres { dsn, .. } => Some(("DB_DSN".to_owned(), dsn.clone())),
+        };
+        clock.into_iter().chain(store).collect()
     }
 
     /// A worker; `abort_at` arms a failpoint.
-    pub fn worker(&self, log: &str, abort_at: Option<String>) -> Child {
+    pub fn worker(&self, log: &str, abort_at: Option<String>, dice: &mut Dice) -> Child {
         let millis = |time: Duration| format!("{}ms", time.as_millis());
         let own = [("LEASE", millis(LEASE)), ("GRACE", millis(GRACE)), ("CONCURRENCY", "3".to_owned())];
         let own = own.into_iter().chain(abort_at.map(|at| ("ABORT_AT", at)));
-        let settings = self.settings().into_iter().chain(own.map(|(name, value)| (format!("WASM_WORKER_{name}"), value))).collect();
-        let words = ["run", self.pipeline(), "--set", "worker.retry_first=20ms", "--set", "worker.retry_max=100ms"];
-        self.spawn(&words, log, settings)
+        let clock = if self.others.is_empty() { &self.clock } else { dice.pick(&self.others) };
+        let settings = self.settings(clock).into_iter().chain(own.map(|(name, value)| (format!("WASM_WORKER_{name}"), value)));
+        let words = ["run", self.pipeline(), "--set", "worker.retry.first=20ms", "--set", "worker.retry.max=100ms"];
+        self.spawn(&words, log, settings.collect())
     }
 
     /// A command that is not waited for.
     pub fn start(&self, words: &[&str], log: &str) -> Child {
-        self.spawn(words, log, self.settings())
+        self.spawn(words, log, self.settings(self.others.first().unwrap_or(&self.clock)))
     }
 
     fn spawn(&self, words: &[&str], log: &str, settings: Vec<(String, String)>) -> Child {

@@ -6,7 +6,7 @@ use super::site::{GRACE, LEASE, Site, signal};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 use wasm_worker::failpoint::Point;
 
@@ -69,7 +69,7 @@ impl Worker {
             Plan::Abort(point, _) => Some(format!("{point}:{}", 1 + dice.below(4))),
             _ => None,
         };
-        Self { child: site.worker(&name, abort_at), log: site.path().join(name), began: Instant::now(), plan }
+        Self { child: site.worker(&name, abort_at, dice), log: site.path().join(name), began: Instant::now(), plan }
     }
 
     /// A failpoint, with the time it is given.
@@ -77,25 +77,11 @@ impl Worker {
         Plan::Abort(point, Instant::now() + PATIENCE)
     }
 
-    /// Goes on with the plan.
-    pub fn tick(&mut self, dice: &mut Dice, report: &mut Report) -> Ended {
+    /// Goes on with the plan. `excused`: the database was away a moment ago, so that a worker may have given up as it started.
+    pub fn tick(&mut self, excused: bool, dice: &mut Dice, report: &mut Report) -> Ended {
         let now = Instant::now();
         if let Some(status) = self.child.try_wait().unwrap() {
-            let as_planned = match self.plan {
-                Plan::Abort(point, _) if status.signal() == Some(ABRT) => {
-                    report.fault(ABORTED);
-                    *report.points.entry(point.as_str()).or_default() += 1;
-                    true
-                }
-                Plan::Leave(_) => status.success() || (status.signal() == Some(TERM) && self.began.elapsed() < START),
-                _ => false,
-            };
-            if !as_planned {
-                let said = fs::read_to_string(&self.log).unwrap_or_default();
-                report.violations.push(format!("a worker ended by itself, {status}, while {:?} was planned: {said}", self.plan));
-            }
-            self.read_log(report);
-            return Ended::Yes;
+            return self.ended(status, excused, report);
         }
         match self.plan {
             Plan::Kill(at) if now >= at => {
@@ -124,6 +110,32 @@ impl Worker {
             _ => {}
         }
         Ended::Not
+    }
+
+    /// It ended, by its own doing or by SIGTERM.
+    fn ended(&self, status: ExitStatus, excused: bool, report: &mut Report) -> Ended {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let gave_up = excused && status.code() == Some(1) && log.contains("error: ");
+        let well = match self.plan {
+            Plan::Abort(..) => status.signal() == Some(ABRT),
+            Plan::Leave(_) => status.success() || (status.signal() == Some(TERM) && self.began.elapsed() < START),
+            _ => false,
+        };
+        if gave_up {
+            *report.seen.entry("no database to start with").or_default() += 1;
+        } else if !well {
+            report.violations.push(format!("a worker ended by itself, {status}, while {:?} was planned: {log}", self.plan));
+        }
+        self.read_log(report);
+        match self.plan {
+            Plan::Abort(point, _) if well => {
+                report.fault(ABORTED);
+                *report.points.entry(point.as_str()).or_default() += 1;
+                Ended::Yes
+            }
+            Plan::Abort(point, _) => Ended::Unreached(point),
+            _ => Ended::Yes,
+        }
     }
 
     /// Asks it to stop; it has to be gone soon.

@@ -39,6 +39,8 @@ pub struct Server {
     /// Where it keeps everything; removed with the server.
     folder: Option<TempDir>,
     port: u16,
+    /// What it is started with beside its settings.
+    environment: Vec<(String, PathBuf)>,
     running: Mutex<Option<Child>>,
     databases: AtomicU32,
 }
@@ -53,6 +55,11 @@ impl Server {
 
     /// A server of one test's own, which it may kill.
     pub fn private() -> Option<Self> {
+        Self::with(&[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn with(environment: &[(&str, PathBuf)]) -> Option<Self> {
         let Some(bin) = binaries() else {
             assert!(std::env::var_os("CI").is_none(), "no PostgreSQL: initdb and postgres are neither in PATH nor in /usr/lib/postgresql");
             eprintln!(
@@ -64,7 +71,9 @@ impl Server {
         if let Some((uid, gid)) = plain_user() {
             std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).expect("the folder belongs to whoever runs the server");
         }
-        let server = Self { bin, folder: Some(folder), port: free_port(), running: Mutex::new(None), databases: AtomicU32::new(0) };
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let (port, running, databases) = (free_port(), Mutex::new(None), AtomicU32::new(0));
+        let server = Self { bin, folder: Some(folder), port, environment, running, databases };
         server.initialise();
         server.start();
         server.query("postgres", &format!("CREATE ROLE {} LOGIN PASSWORD '{}'", LOCKED.0, LOCKED.1));
@@ -163,6 +172,7 @@ impl Server {
         for setting in settings {
             command.args(["-c", &setting]);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         // A group of its own: Ctrl-C ends the tests, and by that the pipe, and by that the server.
         command.process_group(0).stdin(Stdio::piped()).spawn().expect("a shell starts")
     }

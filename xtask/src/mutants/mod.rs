@@ -8,7 +8,7 @@
 mod list;
 
 use crate::shell;
-use list::{By, MUTANTS, Mutant};
+use list::{By, Edit, MUTANTS, Mutant, REWRITE};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,10 +44,7 @@ const REWRITES: &[(&str, &str, &str)] = &[
 
 /// A statement, broken where the break that is on says so.
 pub fn rewrite(sql: &str) -> std::borrow::Cow<'_, str> {
-    match REWRITES.iter().find(|(name, from, _)| is(name) && sql.contains(from)) {
-        Some((_, from, to)) => sql.replace(from, to).into(),
-        None => sql.into(),
-    }
+    REWRITES.iter().filter(|(name, ..)| is(name)).fold(sql.into(), |sql, (_, from, to)| sql.replace(from, to).into())
 }
 ";
 
@@ -85,7 +82,7 @@ struct Tests {
 fn notice(mutant: &Mutant, tests: &Tests, copy: &Path) -> Result<Option<String>, String> {
     let (program, filter, folder) = match mutant.by {
         By::Simulation => (&tests.simulation, "simulation::", copy.join("tests")),
-        By::Conformance => (&tests.conformance, "task_store::", copy.join("host")),
+        By::Conformance => (&tests.conformance, "task_store::sql::", copy.join("host")),
     };
     let mut command = Command::new(program);
     command.current_dir(folder).arg(filter).arg("--nocapture").env(SWITCH, mutant.name).env("SIMULATE_SEEDS", SEEDS);
@@ -114,18 +111,12 @@ fn write_copy(copy: &Path) -> Result<(), String> {
     for name in COPIED {
         copy_all(&root.join(name), &fresh.join(name))?;
     }
+    write_edit(&fresh, "(all of SQL)", &REWRITE)?;
     let mut rewrites = String::new();
     for mutant in MUTANTS {
-        for edit in mutant.edits {
-            let path = fresh.join(edit.file);
-            let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", edit.file))?;
-            let found = text.matches(edit.find).count();
-            if found != 1 {
-                return Err(format!("mutant '{}': its text stands {found} times in {}, not once:\n{}", mutant.name, edit.file, edit.find));
-            }
-            fs::write(&path, text.replace(edit.find, edit.replace)).map_err(|e| format!("{}: {e}", edit.file))?;
-        }
+        mutant.edits.iter().try_for_each(|edit| write_edit(&fresh, mutant.name, edit))?;
         for (from, to) in mutant.sql {
+            check_stands(&fresh.join("host/src/task_store/sql"), mutant.name, from)?;
             rewrites.push_str(&format!("    ({:?}, {from:?}, {to:?}),\n", mutant.name));
         }
     }
@@ -134,6 +125,29 @@ fn write_copy(copy: &Path) -> Result<(), String> {
     fs::write(&lib, format!("{text}\npub mod mutant;\n")).map_err(|e| e.to_string())?;
     fs::write(fresh.join("host/src/mutant.rs"), SWITCH_FILE.replace("@REWRITES@", &rewrites)).map_err(|e| e.to_string())?;
     take_over(&fresh, copy)
+}
+
+fn write_edit(copy: &Path, mutant: &str, edit: &Edit) -> Result<(), String> {
+    let path = copy.join(edit.file);
+    let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", edit.file))?;
+    let found = text.matches(edit.find).count();
+    if found != 1 {
+        return Err(format!("mutant '{mutant}': its text stands {found} times in {}, not once:\n{}", edit.file, edit.find));
+    }
+    fs::write(&path, text.replace(edit.find, edit.replace)).map_err(|e| format!("{}: {e}", edit.file))
+}
+
+/// A statement's text must stand in some statement, or its break would break nothing.
+fn check_stands(folder: &Path, mutant: &str, sql: &str) -> Result<(), String> {
+    // Statements within `sql!` go over lines that end with a backslash.
+    let unfolded = |text: String| text.split("\\\n").map(str::trim_start).collect::<String>();
+    for file in files(folder)? {
+        let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        if text.contains(sql) || unfolded(text).contains(sql) {
+            return Ok(());
+        }
+    }
+    Err(format!("mutant '{mutant}': its text stands in no statement:\n{sql}"))
 }
 
 /// Files that have not changed keep their times, so that nothing is built twice.

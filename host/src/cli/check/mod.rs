@@ -135,7 +135,7 @@ impl Drop for Scratch {
 fn apart(config: Config, folder: &Scratch) -> Result<Config, Failure> {
     let bucket = Uri::of_folder(&folder.0.join("objects")).map_err(Failure::failed)?;
     let data_dir = folder.0.join("data");
-    let mut config = Config { data_dir, bucket, normal_durability: true, ..config };
+    let mut config = Config { data_dir, bucket, store: None, normal_durability: true, ..config };
     config.worker.max_attempts = 1;
     config.worker.grace = GRACE;
     Ok(config)

@@ -3,7 +3,7 @@
 use super::look;
 use crate::crash::driver::Driver;
 use crate::crash::rows::{self, Rows, Task};
-use crate::crash::site::{Site, Store};
+use crate::crash::site::Site;
 use std::fs;
 use std::path::PathBuf;
 
@@ -55,7 +55,7 @@ const BREAKS: &[Break] = &[
 
 #[test]
 fn what_is_made_wrong_is_seen() {
-    let mut site = Site::new(Store::Sqlite);
+    let mut site = Site::sqlite();
     let driven = Driver::new(&mut site, 1).run_undisturbed();
     assert!(driven.report.violations.is_empty(), "{:?}", driven.report.violations);
     let rows = rows::read(&site);

@@ -1,0 +1,195 @@
+//! A connection to either database, and the few ways in which statements are put to it.
+
+use super::dialect::{Dialect, Statement, expand};
+use super::fault::Fault;
+use serde::Serialize;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, FromRow, SqlSafeStr};
+
+/// A value for a parameter.
+#[derive(Debug, Clone)]
+pub(super) enum Arg {
+    Int(i64),
+    Text(String),
+}
+
+impl From<i64> for Arg {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<u32> for Arg {
+    fn from(value: u32) -> Self {
+        Self::Int(i64::from(value))
+    }
+}
+
+impl From<String> for Arg {
+    fn from(value: String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl From<&str> for Arg {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+impl From<&String> for Arg {
+    fn from(value: &String) -> Self {
+        Self::Text(value.clone())
+    }
+}
+
+/// Values for `$1`, `$2`, …
+macro_rules! args {
+    ($($value:expr),* $(,)?) => {
+        [$($crate::task_store::sql::database::Arg::from($value)),*]
+    };
+}
+pub(super) use args;
+
+/// An array for `{rows}`, `{objects}`, `{ints}` or `{texts}`.
+pub(super) fn array<T: Serialize>(rows: &[T]) -> Result<String, Fault> {
+    Ok(serde_json::to_string(rows)?)
+}
+
+/// What a row of either database can be read as.
+pub(super) trait Row: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
+
+impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
+
+/// A connection, for statements.
+#[derive(Debug)]
+pub(super) enum Db<'c> {
+    Sqlite(&'c mut SqliteConnection),
+    Postgres(&'c mut PgConnection),
+}
+
+/// Binds values and runs one method of the query.
+macro_rules! put {
+    ($connection:expr, $query:expr, $args:expr, $text:path, $method:ident) => {{
+        let mut query = $query;
+        for arg in $args {
+            query = match arg {
+                Arg::Int(value) => query.bind(value),
+                Arg::Text(value) => query.bind($text(value)),
+            };
+        }
+        query.$method(&mut **$connection).await
+    }};
+}
+
+impl Db<'_> {
+    pub fn dialect(&self) -> Dialect {
+        match self {
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    /// All rows.
+    pub async fn rows<T: Row>(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<Vec<T>, Fault> {
+        let text = statement.text(self.dialect());
+        self.fetch(text, args).await
+    }
+
+    /// The first row, if there is one.
+    pub async fn row<T: Row>(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<Option<T>, Fault> {
+        Ok(self.rows(statement, args).await?.into_iter().next())
+    }
+
+    /// The one row of a statement that always has one.
+    pub async fn one<T: Row>(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<T, Fault> {
+        let row = self.row(statement, args).await?;
+        row.ok_or_else(|| Fault::from(sqlx::Error::RowNotFound))
+    }
+
+    /// All rows of a statement that was put together.
+    pub async fn select<T: Row>(&mut self, query: Query) -> Result<Vec<T>, Fault> {
+        let text = expand(&query.text, self.dialect());
+        self.fetch(AssertSqlSafe(text), query.args).await
+    }
+
+    /// For what returns no rows.
+    pub async fn execute(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<(), Fault> {
+        let text = statement.text(self.dialect());
+        match self {
+            Self::Sqlite(connection) => put!(connection, sqlx::query(text), args, std::convert::identity, execute).map(|_| ())?,
+            Self::Postgres(connection) => put!(connection, sqlx::query(text), args, storable, execute).map(|_| ())?,
+        }
+        Ok(())
+    }
+
+    async fn fetch<T: Row>(&mut self, text: impl SqlSafeStr, args: impl IntoIterator<Item = Arg>) -> Result<Vec<T>, Fault> {
+        Ok(match self {
+            Self::Sqlite(connection) => put!(connection, sqlx::query_as(text), args, std::convert::identity, fetch_all)?,
+            Self::Postgres(connection) => put!(connection, sqlx::query_as(text), args, storable, fetch_all)?,
+        })
+    }
+}
+
+/// A statement that is put together from fixed pieces and values.
+#[derive(Debug)]
+pub(super) struct Query {
+    text: String,
+    args: Vec<Arg>,
+}
+
+impl Query {
+    pub fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), args: Vec::new() }
+    }
+
+    pub fn push(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(text);
+        self
+    }
+
+    /// A parameter with its value.
+    pub fn bind(&mut self, value: impl Into<Arg>) -> &mut Self {
+        self.args.push(value.into());
+        self.text.push_str(&format!("${}", self.args.len()));
+        self
+    }
+}
+
+/// Postgres stores no NUL, neither as it is nor escaped in JSON: it becomes the sign for what cannot be shown.
+fn storable(mut text: String) -> String {
+    if text.contains('\0') {
+        text = text.replace('\0', "\u{fffd}");
+    }
+    if !text.contains("\\u0000") {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        out.push_str(before);
+        let length = if escape.starts_with("\\u0000") { 6 } else { 1 + escape.chars().nth(1).map_or(0, char::len_utf8) };
+        let (escape, after) = escape.split_at(length);
+        out.push_str(if length == 6 { "\u{fffd}" } else { escape });
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::storable;
+
+    #[test]
+    fn nul_is_replaced_and_what_only_looks_like_it_is_not() {
+        for text in ["a\0b", "\\", "\\u0000", "\\\u{e9}"] {
+            let stored = storable(serde_json::to_string(&[text]).unwrap());
+            let read: Vec<String> = serde_json::from_str(&stored).unwrap();
+            assert_eq!(read, [text.replace('\0', "\u{fffd}")]);
+        }
+        assert_eq!(storable("a\0b\\".to_owned()), "a\u{fffd}b\\");
+    }
+}

@@ -1,0 +1,210 @@
+//! New rows of `tasks`, and the tags by which the jobs of a step take turns.
+
+use super::database::{args, array};
+use super::dialect::{Statement, sql};
+use super::fault::Fault;
+use super::transaction::Tx;
+use crate::task::children::{Delivery, NewTask};
+use crate::task::state::TaskState;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Bytes of JSON per insert: keeps one statement's parameter far below SQLite's bound of 1 GB.
+const CHUNK: usize = 4 << 20;
+
+/// A row to insert.
+#[derive(Debug)]
+pub(super) struct NewRow<'a> {
+    pub id: i64,
+    pub job: i64,
+    pub group: i64,
+    pub tenant: &'a str,
+    pub pipeline: &'a str,
+    pub task: &'a NewTask,
+    /// QUEUED, WAITING for a group, or CANCELLED where its job is.
+    pub state: TaskState,
+    pub fair: i64,
+    pub parent: Option<i64>,
+    pub path: String,
+    pub is_input: bool,
+    pub waits: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct Columns<'a> {
+    id: i64,
+    job: i64,
+    grp: i64,
+    tenant: &'a str,
+    task_id: &'a str,
+    pipeline: &'a str,
+    step: &'a str,
+    key: &'a str,
+    payload_hash: &'a str,
+    state: &'static str,
+    /// Flags are 0 and 1.
+    due: u8,
+    not_before: i64,
+    priority: u8,
+    fair: i64,
+    max_attempts: u32,
+    parent: Option<i64>,
+    path: &'a str,
+    is_input: u8,
+    waits: Option<i64>,
+    queue: Option<&'a str>,
+    on_failure: Option<String>,
+    ended_at: Option<i64>,
+    output_prefix: &'a str,
+    message: String,
+}
+
+static INSERT: Statement = Statement::new(
+    "
+INSERT INTO tasks (id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
+                   max_attempts, parent, path, is_input, waits, queue, sent_at, on_failure, ended_at, output_prefix, created_at)
+SELECT id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
+       max_attempts, parent, path, is_input, waits, queue, CASE WHEN queue IS NOT NULL THEN $2 END, on_failure, ended_at, output_prefix, $2
+FROM {objects $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step:text key:text payload_hash:text state:text due:int
+      not_before:int priority:int fair:int max_attempts:int parent:int path:text is_input:int waits:int queue:text on_failure:text
+      ended_at:int output_prefix:text} c",
+);
+
+static INSERT_MESSAGES: Statement =
+    Statement::new("INSERT INTO messages (task, message) SELECT id, message FROM {objects $1 id:int message:text} c");
+
+/// Inserts rows in the order given, their messages apart.
+pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fault> {
+    let mut chunk = String::from("[");
+    for row in rows {
+        let columns = columns(row, tx.now)?;
+        tx.enqueued |= row.state == TaskState::Queued && columns.queue.is_none();
+        if chunk.len() > 1 {
+            chunk.push(',');
+        }
+        chunk.push_str(&serde_json::to_string(&columns)?);
+        if chunk.len() > CHUNK {
+            chunk = flush(tx, chunk).await?;
+        }
+    }
+    if chunk.len() > 1 {
+        flush(tx, chunk).await?;
+    }
+    Ok(())
+}
+
+async fn flush(tx: &mut Tx<'_>, mut chunk: String) -> Result<String, Fault> {
+    chunk.push(']');
+    tx.execute(&INSERT, args![&chunk, tx.now]).await?;
+    tx.execute(&INSERT_MESSAGES, args![chunk]).await?;
+    Ok("[".to_owned())
+}
+
+fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
+    let task = row.task;
+    let delay = i64::try_from(task.delay_ms).unwrap_or(i64::MAX);
+    let not_before = now.saturating_add(delay).max(task.message.not_before.unwrap_or(0));
+    let queue = match &task.delivery {
+        Delivery::Queue(queue) => Some(queue.as_str()),
+        // A foreign task never becomes a row.
+        Delivery::Table | Delivery::Foreign(_) => None,
+    };
+    Ok(Columns {
+        id: row.id,
+        job: row.job,
+        grp: row.group,
+        tenant: row.tenant,
+        task_id: &task.task_id,
+        pipeline: row.pipeline,
+        step: &task.step,
+        key: &task.key,
+        payload_hash: &task.payload_hash,
+        state: row.state.as_str(),
+        due: u8::from(row.state == TaskState::Queued && queue.is_none() && not_before <= now),
+        not_before,
+        priority: task.priority.min(9),
+        fair: row.fair,
+        max_attempts: task.max_attempts,
+        parent: row.parent,
+        path: &row.path,
+        is_input: u8::from(row.is_input),
+        waits: row.waits,
+        queue,
+        on_failure: task.on_failure.as_ref().map(serde_json::to_string).transpose()?,
+        ended_at: row.state.is_ended().then_some(now),
+        output_prefix: &task.output_prefix,
+        message: task.message.to_json(),
+    })
+}
+
+/// Where a job stands in line: one step, one priority.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    job: i64,
+    pipeline: String,
+    step: String,
+    priority: u8,
+}
+
+/// Start tags (start-time fair queueing): a job's next task begins where its last one ended, but never before the lane's virtual
+/// time, which is the highest tag claimed so far. So a job that comes late stands beside the head of one that came with many.
+pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Result<(), Fault> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let turn_of = |row: &NewRow<'_>| Turn {
+        job: row.job,
+        pipeline: row.pipeline.to_owned(),
+        step: row.task.step.clone(),
+        priority: row.task.priority.min(9),
+    };
+    let mut wanted: Vec<Turn> = rows.iter().map(turn_of).collect();
+    wanted.sort();
+    wanted.dedup();
+    let numbered: Vec<(usize, i64, &str, &str, u8)> =
+        wanted.iter().enumerate().map(|(n, t)| (n, t.job, t.pipeline.as_str(), t.step.as_str(), t.priority)).collect();
+    let bases = sql!(
+        "SELECT w.n, {max}(coalesce((SELECT l.clock FROM lanes l \
+                                     WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0), \
+                           coalesce((SELECT t.next FROM turns t WHERE t.job = w.job AND t.step = w.step AND t.priority = w.priority), 0)) \
+         FROM {rows $1 n:int job:int pipeline:text step:text priority:int} w ORDER BY w.n"
+    );
+    let bases: Vec<(i64, i64)> = tx.rows(bases, args![array(&numbered)?]).await?;
+    let mut next: BTreeMap<Turn, i64> = wanted.into_iter().zip(bases.into_iter().map(|(_, base)| base)).collect();
+    for row in rows.iter_mut() {
+        if let Some(tag) = next.get_mut(&turn_of(row)) {
+            row.fair = *tag;
+            *tag += 1;
+        }
+    }
+    let kept: Vec<(i64, String, u8, i64)> = next.into_iter().map(|(turn, tag)| (turn.job, turn.step, turn.priority, tag)).collect();
+    let keep = sql!(
+        "INSERT INTO turns (job, step, priority, next) \
+         SELECT job, step, priority, next FROM {rows $1 job:int step:text priority:int next:int} c WHERE true \
+         ON CONFLICT (job, step, priority) DO UPDATE SET next = excluded.next"
+    );
+    tx.execute(keep, args![array(&kept)?]).await
+}
+
+/// The virtual time of lanes, for tasks that begin a job: one task is not worth a turn of its own.
+pub(super) async fn assign_first(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Result<(), Fault> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let lane_of = |row: &NewRow<'_>| (row.pipeline.to_owned(), row.task.step.clone(), row.task.priority.min(9));
+    let mut lanes: Vec<(String, String, u8)> = rows.iter().map(lane_of).collect();
+    lanes.sort();
+    lanes.dedup();
+    let numbered: Vec<(usize, &str, &str, u8)> =
+        lanes.iter().enumerate().map(|(n, (pipeline, step, priority))| (n, pipeline.as_str(), step.as_str(), *priority)).collect();
+    let clocks = sql!(
+        "SELECT w.n, coalesce((SELECT l.clock FROM lanes l WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0) \
+         FROM {rows $1 n:int pipeline:text step:text priority:int} w ORDER BY w.n"
+    );
+    let clocks: Vec<(i64, i64)> = tx.rows(clocks, args![array(&numbered)?]).await?;
+    let clocks: BTreeMap<_, _> = lanes.into_iter().zip(clocks.into_iter().map(|(_, clock)| clock)).collect();
+    for row in rows.iter_mut() {
+        row.fair = clocks.get(&lane_of(row)).copied().unwrap_or_default();
+    }
+    Ok(())
+}

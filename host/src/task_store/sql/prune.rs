@@ -1,0 +1,44 @@
+//! Removing jobs that ended long ago, with everything that belongs to them.
+
+use super::database::{args, array};
+use super::dialect::{Statement, sql};
+use super::fault::Fault;
+use super::run_end::millis;
+use super::transaction::Tx;
+use crate::task_store::Pruned;
+use std::time::Duration;
+
+/// What goes with tasks ($1), the rows that point at them first.
+static OF_TASKS: [Statement; 5] = [
+    Statement::new(
+        "DELETE FROM groups WHERE id IN (SELECT grp FROM tasks WHERE id IN {ints $1} UNION SELECT waits FROM tasks WHERE id IN {ints $1})",
+    ),
+    Statement::new("DELETE FROM claims WHERE task IN {ints $1}"),
+    Statement::new("DELETE FROM logs WHERE task IN {ints $1}"),
+    Statement::new("DELETE FROM messages WHERE task IN {ints $1}"),
+    Statement::new("DELETE FROM tasks WHERE id IN {ints $1}"),
+];
+
+/// Removes jobs that are old enough, ended, and without dead letters, oldest first; or counts them with `dry_run`.
+pub(super) async fn prune(tx: &mut Tx<'_>, older_than: Duration, limit: u32, dry_run: bool) -> Result<Pruned, Fault> {
+    let old = sql!(
+        "SELECT j.id FROM jobs j \
+         WHERE j.state <> 'PROCESSING' AND j.ended_at < $1 \
+           AND NOT EXISTS (SELECT 1 FROM dead_letters d WHERE d.tenant = j.tenant AND d.job_id = j.job_id AND d.body_hash IS NULL) \
+         ORDER BY j.id LIMIT $2 {skip locked j}"
+    );
+    let jobs: Vec<(i64,)> = tx.rows(old, args![tx.now - millis(older_than), limit]).await?;
+    let jobs: Vec<i64> = jobs.into_iter().map(|(job,)| job).collect();
+    let tasks = sql!("SELECT id FROM tasks {index tasks_job} WHERE job IN {ints $1}");
+    let tasks: Vec<(i64,)> = tx.rows(tasks, args![array(&jobs)?]).await?;
+    let tasks: Vec<i64> = tasks.into_iter().map(|(task,)| task).collect();
+    if !dry_run && !jobs.is_empty() {
+        let ids = array(&tasks)?;
+        for statement in &OF_TASKS {
+            tx.execute(statement, args![&ids]).await?;
+        }
+        tx.execute(sql!("DELETE FROM turns WHERE job IN {ints $1}"), args![array(&jobs)?]).await?;
+        tx.execute(sql!("DELETE FROM jobs WHERE id IN {ints $1}"), args![array(&jobs)?]).await?;
+    }
+    Ok(Pruned { jobs: jobs.len() as u64, tasks: tasks.len() as u64 })
+}

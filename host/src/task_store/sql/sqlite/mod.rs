@@ -1,0 +1,74 @@
+//! One SQLite file: the default, and good for several processes on one machine.
+//!
+//! Network file systems are not supported: SQLite's log needs shared memory.
+
+pub(super) mod fault;
+mod open;
+#[cfg(test)]
+mod tests;
+pub(super) mod watch;
+
+pub use open::Durability;
+
+use super::changed::Changed;
+use super::database::Db;
+use super::dialect::sql;
+use super::fault::Fault;
+use super::link::{self, Readers};
+use super::transaction::{Inner, Tx};
+use super::{SqlTaskStore, writer};
+use crate::task_store::StoreError;
+use sqlx::{Connection as _, SqliteConnection};
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::Arc;
+use watch::Watch;
+
+/// A task store in one SQLite file. Clones share it.
+pub type SqliteTaskStore = SqlTaskStore<InFile>;
+
+/// Says that a store is in a SQLite file.
+#[derive(Debug, Clone, Copy)]
+pub enum InFile {}
+
+impl SqliteTaskStore {
+    /// Opens the file, or makes it with its folder, and brings its schema up to date. Several processes may do so at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Denied`] where file or folder is not writable, [`StoreError::Invalid`] where it is no database or was written
+    /// by a newer version, [`StoreError::Unavailable`] where the disk is full or another process keeps it locked.
+    pub async fn open(path: &Path, durability: Durability) -> Result<Self, StoreError> {
+        let connection = open::writer(path, durability).await?;
+        let readers = open::readers(path, durability).await?;
+        let changed = Arc::new(Changed::new());
+        let link = Link { connection, watch: Watch::new(path) };
+        let writer = writer::start_one(link::Link::Sqlite(link), &changed);
+        Ok(Self { writer, readers: Readers::Sqlite(readers), changed, _listener: None, kind: PhantomData })
+    }
+}
+
+/// The one connection that writes, and how it notices that others did.
+pub(super) struct Link {
+    pub connection: SqliteConnection,
+    pub watch: Watch,
+}
+
+impl Link {
+    /// Takes the write lock; [`Fault::Busy`] where another process has it. The clock is read under it.
+    pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
+        let mut inner = self.connection.begin_with("BEGIN IMMEDIATE").await?;
+        let (now, version): (i64, i64) =
+            Db::Sqlite(&mut inner).one(sql!("SELECT {now}, data_version FROM pragma_data_version"), []).await?;
+        let elsewhere = self.watch.saw(version);
+        Ok(Tx::new(Inner::Sqlite(inner), now, elsewhere))
+    }
+
+    /// Whether another connection has written since the last look.
+    pub async fn look(&mut self) -> bool {
+        self.watch.look(&mut self.connection).await
+    }
+
+    pub async fn close(self) {
+        self.connection.close().await.ok();
+    }
+}

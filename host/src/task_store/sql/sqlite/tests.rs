@@ -1,0 +1,182 @@
+//! The suite of the port on real files, and what is particular to SQLite: opening, plans, waking across processes.
+
+use super::super::dialect::Dialect;
+use super::{Durability, SqliteTaskStore};
+use crate::task_store::conformance::{self, suite};
+use crate::task_store::{ClaimRequest, StoreError, TaskStore};
+use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+fn file(folder: &TempDir) -> PathBuf {
+    folder.path().join("data").join("wasm-worker.db")
+}
+
+async fn fresh() -> (SqliteTaskStore, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (SqliteTaskStore::open(&file(&folder), Durability::Normal).await.unwrap(), folder)
+}
+
+suite! {
+    fresh();
+    a_worker_of_one_job_takes_nothing_else,
+    live_jobs_share_no_prefix,
+    a_repeat_has_no_effect_and_a_conflict_changes_nothing,
+    better_priority_first_then_order_of_arrival,
+    a_claim_keeps_to_steps_rooms_and_limit,
+    jobs_take_turns,
+    epochs_rise_and_a_heartbeat_tells_who_holds,
+    a_zombie_changes_nothing,
+    a_repeated_answer_is_the_same_answer,
+    the_end_inserts_children_once,
+    a_taken_child_id_is_absorbed_or_refused,
+    then_waits_for_all_and_reads_them_in_order,
+    then_over_nothing_runs_at_once,
+    nested_fan_outs_and_chains_join_once,
+    then_runs_though_siblings_died,
+    what_waits_ends_at_once_when_cancelled,
+    what_runs_is_told_and_ends_cancelled,
+    a_cancelled_job_grows_no_further,
+    retries_wait_and_count,
+    a_delay_holds_a_task_back,
+    a_poison_task_runs_alone_and_then_dies,
+    a_lapsed_lease_of_a_cancelled_task_is_its_end,
+    redrive_puts_back_what_died,
+    a_cancelled_job_can_be_redriven,
+    the_sweeper_lists_what_a_crash_left,
+    views_find_and_filter,
+    waiting_ends_when_work_comes,
+}
+
+fn request(lease: Duration) -> ClaimRequest {
+    ClaimRequest { pipeline: "p".into(), job: None, steps: vec![("a".into(), 9)], limit: 9, lease, worker: "w".into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn racing_stores_claim_each_task_once() {
+    let (one, folder) = fresh().await;
+    let two = SqliteTaskStore::open(&file(&folder), Durability::Full).await.unwrap();
+    conformance::racing_stores_claim_each_task_once(&one, &two).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_open_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(&folder);
+    let opened = futures::future::join_all((0..8).map(|_| SqliteTaskStore::open(&path, Durability::Full))).await;
+    for store in opened {
+        assert!(store.unwrap().jobs(None, None, 1).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_process_enqueues_wakes_within_milliseconds() {
+    let (here, folder) = fresh().await;
+    let elsewhere = SqliteTaskStore::open(&file(&folder), Durability::Normal).await.unwrap();
+    let mut waits = Vec::new();
+    for n in 0..10 {
+        while !here.claim_next(request(Duration::from_secs(60))).await.unwrap().is_empty() {}
+        here.wait_for_work(Duration::from_millis(40)).await;
+        let waiting = here.clone();
+        let wait = tokio::spawn(async move {
+            waiting.wait_for_work(Duration::from_secs(10)).await;
+            Instant::now()
+        });
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        elsewhere.submit(vec![conformance::job(&format!("j{n}"))]).await.unwrap();
+        let told = Instant::now();
+        waits.push(wait.await.unwrap().saturating_duration_since(told));
+    }
+    waits.sort();
+    assert!(waits[5] < Duration::from_millis(100), "{waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_who_goes_away_costs_no_crash() {
+    let (store, _folder) = fresh().await;
+    store.submit(vec![conformance::job("j")]).await.unwrap();
+    for micros in [0, 50, 200, 500, 1000, 2000, 4000] {
+        let claim = store.claim_next(request(Duration::from_secs(3600)));
+        if let Ok(claimed) = tokio::time::timeout(Duration::from_micros(micros), claim).await {
+            for task in claimed.unwrap() {
+                store.settle(task.lease, crate::task_store::Settlement::GiveBack, String::new()).await.unwrap();
+            }
+        }
+    }
+    let started = Instant::now();
+    loop {
+        if let Some(task) = store.claim_next(request(Duration::from_secs(60))).await.unwrap().pop() {
+            assert_eq!(task.counters.crashes, 0);
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "a lease of an hour was left behind");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_member_harms_nobody() {
+    let (store, folder) = fresh().await;
+    // A trigger stands in for whatever may be wrong with one row.
+    let mut raw = raw(&file(&folder)).await;
+    raw.execute("CREATE TRIGGER bad BEFORE INSERT ON tasks WHEN new.task_id = 'bad-root' BEGIN SELECT raise(ABORT, 'bad row'); END")
+        .await
+        .unwrap();
+    let ids = ["j1", "j2", "bad", "j3", "j4"];
+    let answers = futures::future::join_all(ids.map(|id| store.submit(vec![conformance::job(id)]))).await;
+    assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, true, true]);
+    assert_eq!(store.claim_next(request(Duration::from_secs(60))).await.unwrap().len(), 4);
+}
+
+async fn raw(path: &std::path::Path) -> SqliteConnection {
+    SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_opened_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wasm-worker.db");
+    std::fs::write(&path, "this is no database, and long enough to be seen as none".repeat(40)).unwrap();
+    let error = SqliteTaskStore::open(&path, Durability::Full).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Invalid(text) if text.contains("wasm-worker.db")), "{error}");
+    let error = SqliteTaskStore::open(&path.join("below"), Durability::Full).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Denied(_)), "{error}");
+    let path = folder.path().join("newer.db");
+    drop(SqliteTaskStore::open(&path, Durability::Full).await.unwrap());
+    raw(&path).await.execute("INSERT INTO _sqlx_migrations VALUES (9999, 'later', 0, true, x'00', 0)").await.unwrap();
+    let error = SqliteTaskStore::open(&path, Durability::Full).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Invalid(text) if text.contains("newer.db") && text.contains("newer wasm-worker")), "{error}");
+}
+
+/// At 100,000 rows a claim must read the head of an index: no statement of the hot path may scan or sort a table.
+#[tokio::test]
+async fn no_statement_of_the_hot_path_scans() {
+    let (_store, folder) = fresh().await;
+    let mut raw = raw(&file(&folder)).await;
+    let statements = [
+        &super::super::claim::ANYTHING,
+        &super::super::claim::PROMOTE,
+        &super::super::claim::HEAD,
+        &super::super::claim::LEASE,
+        &super::super::lapse::FIND,
+        &super::super::lapse::LAPSE,
+        &super::super::commit::COMMIT,
+        &super::super::run_end::SETTLE,
+        &super::super::beat::RENEW,
+        &super::super::sweep::ANYTHING,
+        &super::super::sweep::UNFINISHED,
+        &super::super::sweep::LEFTOVERS,
+        &super::super::views::INPUTS,
+        &super::super::submit::OCCUPIED,
+    ];
+    for statement in statements {
+        let sql = statement.text(Dialect::Sqlite);
+        let plan = raw.fetch_all(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"))).await.unwrap();
+        for row in plan {
+            let step: String = row.get("detail");
+            let bad = (step.starts_with("SCAN") && !step.contains("VIRTUAL TABLE") && !step.starts_with("SCAN c"))
+                && !step.contains("CONSTANT ROW");
+            assert!(!bad && !step.contains("USE TEMP B-TREE FOR ORDER BY"), "{step}\n{sql}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! New jobs with their root tasks, and further root tasks of jobs that are fed; a repeat has no effect, a conflict changes nothing.
+
+use super::database::{args, array};
+use super::dialect::{Statement, sql};
+use super::end::{Changes, finish};
+use super::fault::Fault;
+use super::insert::{self, NewRow};
+use super::outbox;
+use super::transaction::Tx;
+use crate::task::state::TaskState;
+use crate::task_store::{Feed, NewJob, Submitted};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+
+/// A job that is there, or about to be.
+#[derive(Debug, Clone, sqlx::FromRow)]
+struct Holder {
+    id: i64,
+    grp: i64,
+    pipeline: String,
+    root_task: String,
+    feed: String,
+    stopping: i64,
+    expected: Option<i64>,
+    arrived: i64,
+}
+
+/// A task that is there, or about to be: its job, and the hash of its message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Taken {
+    job_id: String,
+    hash: String,
+}
+
+/// By (tenant, id): jobs and tasks.
+#[derive(Default)]
+struct Holders {
+    jobs: HashMap<(String, String), Holder>,
+    tasks: HashMap<(String, String), Taken>,
+}
+
+/// A root task that is new, and the job it begins or joins.
+struct Newcomer<'a> {
+    new: &'a NewJob,
+    /// Number of its row.
+    id: i64,
+    job: (String, String),
+    joins: bool,
+}
+
+/// Creates what is new. One answer per job, in order. `announce`: whether a broker is to be told of tasks whose messages it carries;
+/// it is not where the message has just come from there.
+pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) -> Result<Vec<Submitted>, Fault> {
+    let mut holders = holders(tx, jobs).await?;
+    let mut occupied = occupied(tx, jobs).await?;
+    // A number each for a job, its root group and its root task.
+    let mut numbers = tx.numbers(3 * jobs.len()).await?;
+    let mut answers = Vec::with_capacity(jobs.len());
+    let mut newcomers = Vec::new();
+    for &new in jobs {
+        let answer = judge(new, &holders, &occupied);
+        answers.push(answer);
+        if answer != Submitted::Created {
+            continue;
+        }
+        let key = (new.tenant.clone(), new.job_id.clone());
+        holders.tasks.insert(
+            (new.tenant.clone(), new.root.task_id.clone()),
+            Taken { job_id: new.job_id.clone(), hash: new.root.payload_hash.clone() },
+        );
+        let joins = holders.jobs.contains_key(&key);
+        let holder = match holders.jobs.entry(key.clone()) {
+            Entry::Occupied(holder) => holder.into_mut(),
+            Entry::Vacant(place) => {
+                occupied.0.insert(new.prefix.clone());
+                place.insert(new_holder(new, numbers.take()?, numbers.take()?))
+            }
+        };
+        holder.grow(&new.feed);
+        newcomers.push(Newcomer { new, id: numbers.take()?, job: key, joins });
+    }
+    if !newcomers.is_empty() {
+        create(tx, &newcomers, &holders, announce).await?;
+    }
+    Ok(answers)
+}
+
+fn new_holder(new: &NewJob, id: i64, grp: i64) -> Holder {
+    let feed = if new.feed == Feed::Single { "single" } else { "open" };
+    let (pipeline, root_task) = (new.pipeline.clone(), new.root.task_id.clone());
+    Holder { id, grp, pipeline, root_task, feed: feed.into(), stopping: 0, expected: None, arrived: 0 }
+}
+
+impl Holder {
+    /// One more root task has come.
+    fn grow(&mut self, feed: &Feed) {
+        self.arrived += 1;
+        let Feed::Open { tasks, .. } = feed else { return };
+        self.expected = self.expected.or(tasks.and_then(|n| i64::try_from(n).ok()));
+        let complete = self.expected.is_some_and(|n| self.arrived >= n);
+        self.feed = if complete { "sealed" } else { "open" }.into();
+    }
+}
+
+fn judge(new: &NewJob, holders: &Holders, occupied: &Occupied) -> Submitted {
+    let job = holders.jobs.get(&(new.tenant.clone(), new.job_id.clone()));
+    let task = holders.tasks.get(&(new.tenant.clone(), new.root.task_id.clone()));
+    match (job, task) {
+        (None, None) if occupied.overlaps(&new.prefix) => Submitted::Occupied,
+        (None, None) => Submitted::Created,
+        (Some(job), _) if job.pipeline != new.pipeline => Submitted::Conflict,
+        (Some(job), Some(task)) => {
+            let is_it = task.job_id == new.job_id && task.hash == new.root.payload_hash;
+            // A single job's root task is the one it was submitted with, whatever else bears the same content.
+            let is_root = new.feed != Feed::Single || job.root_task == new.root.task_id;
+            if is_it && is_root { Submitted::Repeated } else { Submitted::Conflict }
+        }
+        (Some(job), None) if new.feed == Feed::Single || job.feed == "single" => Submitted::Conflict,
+        (Some(job), None) if job.feed == "sealed" => Submitted::Sealed,
+        (Some(_), None) => Submitted::Created,
+        (None, Some(_)) => Submitted::Conflict,
+    }
+}
+
+/// Jobs below the prefix of a newcomer, or above it, that are live or keep the staged outputs of a dead task: $1 pairs of (prefix, the
+/// first text after all that begin with it), $2 the prefixes that cover one of them.
+pub(super) static OCCUPIED: Statement = Statement::new(
+    "
+SELECT j.prefix FROM {rows $1 first:text past:text} w {join} jobs j {index jobs_held}
+ON j.state IN ('PROCESSING', 'FAILED') AND j.prefix >= w.first AND j.prefix < w.past
+WHERE j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL)
+UNION SELECT j.prefix FROM {texts $2} w {join} jobs j {index jobs_held}
+ON j.state IN ('PROCESSING', 'FAILED') AND j.prefix = w.value
+WHERE j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL)",
+);
+
+/// Prefixes that are taken, as far as newcomers may meet them.
+struct Occupied(BTreeSet<String>);
+
+impl Occupied {
+    fn overlaps(&self, prefix: &str) -> bool {
+        let below = self.0.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).next();
+        below.is_some_and(|other| other.starts_with(prefix)) || covering(prefix).any(|above| self.0.contains(above))
+    }
+}
+
+/// Every shorter prefix that covers this one: those that end with one of its slashes.
+fn covering(prefix: &str) -> impl Iterator<Item = &str> {
+    let last = prefix.len().saturating_sub(1);
+    prefix.match_indices('/').filter_map(move |(at, _)| if at < last { prefix.get(..=at) } else { None })
+}
+
+async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Occupied, Fault> {
+    // Prefixes end with '/', and '0' is the next character.
+    let ranges: Vec<(&str, String)> = jobs.iter().map(|j| (j.prefix.as_str(), format!("{}0", j.prefix.trim_end_matches('/')))).collect();
+    let above: BTreeSet<&str> = jobs.iter().flat_map(|j| covering(&j.prefix)).collect();
+    let above: Vec<&str> = above.into_iter().collect();
+    let rows: Vec<(String,)> = tx.rows(&OCCUPIED, args![array(&ranges)?, array(&above)?]).await?;
+    Ok(Occupied(rows.into_iter().map(|(prefix,)| prefix).collect()))
+}
+
+#[derive(sqlx::FromRow)]
+struct HolderRow {
+    tenant: String,
+    job_id: String,
+    #[sqlx(flatten)]
+    holder: Holder,
+}
+
+async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {
+    let ids: Vec<(&str, &str, &str)> = jobs.iter().map(|j| (j.tenant.as_str(), j.job_id.as_str(), j.root.task_id.as_str())).collect();
+    let ids = array(&ids)?;
+    let by_job = sql!(
+        "SELECT DISTINCT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, \
+                (SELECT t.grp FROM tasks t WHERE t.tenant = j.tenant AND t.task_id = j.root_task) AS grp \
+         FROM {rows $1 tenant:text job_id:text task_id:text} w {join} jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id"
+    );
+    let by_job: Vec<HolderRow> = tx.rows(by_job, args![&ids]).await?;
+    let by_task = sql!(
+        "SELECT t.tenant, t.task_id, j.job_id, t.payload_hash FROM {rows $1 tenant:text job_id:text task_id:text} w \
+         {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} jobs j ON j.id = t.job"
+    );
+    let by_task: Vec<(String, String, String, String)> = tx.rows(by_task, args![ids]).await?;
+    Ok(Holders {
+        jobs: by_job.into_iter().map(|row| ((row.tenant, row.job_id), row.holder)).collect(),
+        tasks: by_task.into_iter().map(|(tenant, id, job_id, hash)| ((tenant, id), Taken { job_id, hash })).collect(),
+    })
+}
+
+async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, announce: bool) -> Result<(), Fault> {
+    let mut touched: BTreeMap<i64, &Holder> = BTreeMap::new();
+    let (mut jobs, mut groups, mut first, mut further) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut changes = Changes::default();
+    for newcomer in newcomers {
+        let Some(holder) = holders.jobs.get(&newcomer.job) else { continue };
+        let new = newcomer.new;
+        touched.insert(holder.id, holder);
+        if !newcomer.joins {
+            let queue = if let Feed::Open { queue, .. } = &new.feed { queue.as_deref() } else { None };
+            jobs.push((holder.id, &new.tenant, &new.job_id, &new.pipeline, &new.prefix, &new.root.task_id, queue));
+            groups.push((holder.grp, holder.id));
+        }
+        let state = if holder.stopping == 1 { TaskState::Cancelled } else { TaskState::Queued };
+        if holder.stopping == 0 {
+            changes.live(holder.id, holder.grp, 1);
+        }
+        let row = NewRow {
+            id: newcomer.id,
+            job: holder.id,
+            group: holder.grp,
+            tenant: &new.tenant,
+            pipeline: &new.pipeline,
+            task: &new.root,
+            state,
+            fair: 0,
+            parent: None,
+            path: String::new(),
+            is_input: false,
+            waits: None,
+        };
+        if newcomer.joins { further.push(row) } else { first.push(row) }
+    }
+    insert_jobs(tx, &jobs, &groups).await?;
+    feed(tx, &touched).await?;
+    insert::assign_first(tx, &mut first).await?;
+    insert::assign_turns(tx, &mut further).await?;
+    for rows in [first, further] {
+        insert::rows(tx, &rows).await?;
+        if announce {
+            outbox::announce(tx, &rows).await?;
+        }
+    }
+    finish(tx, changes).await
+}
+
+/// Number, tenant, id, pipeline, prefix, first root task, queue.
+type JobRow<'a> = (i64, &'a String, &'a String, &'a String, &'a String, &'a String, Option<&'a str>);
+
+async fn insert_jobs(tx: &mut Tx<'_>, jobs: &[JobRow<'_>], groups: &[(i64, i64)]) -> Result<(), Fault> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let insert = sql!(
+        "INSERT INTO jobs (id, tenant, job_id, pipeline, prefix, root_task, queue, created_at) \
+         SELECT id, tenant, job_id, pipeline, prefix, root_task, queue, $2 \
+         FROM {rows $1 id:int tenant:text job_id:text pipeline:text prefix:text root_task:text queue:text} c"
+    );
+    tx.execute(insert, args![array(jobs)?, tx.now]).await?;
+    let insert = sql!("INSERT INTO groups (id, job) SELECT id, job FROM {rows $1 id:int job:int} c");
+    tx.execute(insert, args![array(groups)?]).await
+}
+
+/// Writes down how fed jobs stand. One that was closed because nothing came is open again.
+async fn feed(tx: &mut Tx<'_>, touched: &BTreeMap<i64, &Holder>) -> Result<(), Fault> {
+    let fed: Vec<(i64, &str, Option<i64>, i64)> =
+        touched.values().filter(|h| h.feed != "single").map(|h| (h.id, h.feed.as_str(), h.expected, h.arrived)).collect();
+    if fed.is_empty() {
+        return Ok(());
+    }
+    let feed = sql!(
+        "UPDATE jobs SET feed = c.feed, expected = c.expected, arrived = c.arrived \
+         FROM {rows $1 id:int feed:text expected:int arrived:int} c WHERE jobs.id = c.id"
+    );
+    tx.execute(feed, args![array(&fed)?]).await
+}

@@ -1,0 +1,116 @@
+//! One write transaction: its clock, its statements, and the numbers of new rows.
+
+use super::database::{Arg, Db, Row, args};
+use super::dialect::{Dialect, Statement, sql};
+use super::fault::Fault;
+use super::postgres;
+use crate::task_store::StoreError;
+use sqlx::{Postgres, Sqlite, Transaction};
+use std::sync::Arc;
+
+/// A transaction. With SQLite it holds the one write lock; with Postgres it holds the rows it has locked (`lock.rs`).
+pub(super) struct Tx<'c> {
+    inner: Inner<'c>,
+    /// The store's clock, milliseconds since the Unix epoch: every time of a transaction is this one.
+    pub now: i64,
+    /// Another process has written since the last transaction, as far as the database tells.
+    pub elsewhere: bool,
+    /// Something was put where a claim may find it.
+    pub enqueued: bool,
+}
+
+pub(super) enum Inner<'c> {
+    Sqlite(Transaction<'c, Sqlite>),
+    /// With the name under which this process tells others of new work.
+    Postgres(Transaction<'c, Postgres>, Arc<str>),
+}
+
+impl<'c> Tx<'c> {
+    pub fn new(inner: Inner<'c>, now: i64, elsewhere: bool) -> Self {
+        Self { inner, now, elsewhere, enqueued: false }
+    }
+
+    /// The connection, for a statement.
+    pub fn db(&mut self) -> Db<'_> {
+        match &mut self.inner {
+            Inner::Sqlite(inner) => Db::Sqlite(inner),
+            Inner::Postgres(inner, _) => Db::Postgres(inner),
+        }
+    }
+
+    /// True where other transactions may change rows while this one runs.
+    pub fn has_rivals(&self) -> bool {
+        matches!(self.inner, Inner::Postgres(..))
+    }
+
+    pub async fn rows<T: Row>(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<Vec<T>, Fault> {
+        self.db().rows(statement, args).await
+    }
+
+    pub async fn row<T: Row>(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<Option<T>, Fault> {
+        self.db().row(statement, args).await
+    }
+
+    pub async fn execute(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<(), Fault> {
+        self.db().execute(statement, args).await
+    }
+
+    /// Where this fails with [`Fault::Gone`], nobody knows whether it took effect: callers ask again, and are told.
+    pub async fn commit(mut self) -> Result<(), Fault> {
+        if self.enqueued {
+            postgres::listen::tell(&mut self).await?;
+        }
+        match self.inner {
+            Inner::Sqlite(inner) => inner.commit().await?,
+            Inner::Postgres(inner, _) => inner.commit().await?,
+        }
+        Ok(())
+    }
+
+    pub async fn rollback(self) {
+        // Where this fails there is nothing left to undo: the database has rolled back by itself.
+        match self.inner {
+            Inner::Sqlite(inner) => inner.rollback().await.ok(),
+            Inner::Postgres(inner, _) => inner.rollback().await.ok(),
+        };
+    }
+
+    /// The name to tell others of new work by; none where they notice by themselves.
+    pub fn teller(&self) -> Option<&str> {
+        match &self.inner {
+            Inner::Sqlite(_) => None,
+            Inner::Postgres(_, name) => Some(name),
+        }
+    }
+
+    /// Numbers for `count` new rows of jobs, groups and tasks together, rising.
+    pub async fn numbers(&mut self, count: usize) -> Result<Numbers, Fault> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let numbers: Vec<i64> = match self.db().dialect() {
+            // This transaction is the only writer.
+            Dialect::Sqlite => {
+                let highest = sql!(
+                    "SELECT max((SELECT coalesce(max(id), 0) FROM jobs), (SELECT coalesce(max(id), 0) FROM groups), \
+                                (SELECT coalesce(max(id), 0) FROM tasks))"
+                );
+                let (highest,): (i64,) = self.db().one(highest, args![]).await?;
+                (highest + 1..=highest + count).collect()
+            }
+            Dialect::Postgres => {
+                let drawn = sql!("SELECT nextval('numbers') FROM generate_series(1, $1)");
+                self.rows::<(i64,)>(drawn, args![count]).await?.into_iter().map(|(number,)| number).collect()
+            }
+        };
+        Ok(Numbers(numbers.into_iter()))
+    }
+}
+
+/// Numbers that no row has yet.
+#[derive(Debug)]
+pub(super) struct Numbers(std::vec::IntoIter<i64>);
+
+impl Numbers {
+    pub fn take(&mut self) -> Result<i64, Fault> {
+        self.0.next().ok_or_else(|| Fault::Store(StoreError::Invalid("fewer numbers drawn than rows made".to_owned())))
+    }
+}
