@@ -119,7 +119,7 @@ pub(super) struct Jobs<'a> {
 /// Jobs, newest first, with their tasks counted by state.
 pub(super) async fn jobs(db: &mut Db<'_>, which: Jobs<'_>) -> Result<Vec<JobView>, Fault> {
     let mut query = Query::new(
-        "SELECT id, tenant, job_id, pipeline, state, prefix, created_at, ended_at, feed = 'open' AS open, expected FROM jobs WHERE true",
+        "SELECT id, tenant, job_id, pipeline, state, prefix, created_at, ended_at, feed IN ('open', 'idle') AS open, expected FROM jobs WHERE true",
     );
     for (column, value) in [("tenant", which.tenant), ("job_id", which.job_id), ("state", which.state.map(JobState::as_str))] {
         if let Some(value) = value {
