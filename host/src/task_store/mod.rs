@@ -29,6 +29,9 @@ use crate::task::state::{JobState, TaskState};
 use async_trait::async_trait;
 use std::time::Duration;
 
+/// Most rows of one answer, whatever a filter asks for: bounds what a list costs in memory. Who wants more asks again.
+pub const MAX_ANSWER: u32 = 10_000;
+
 /// Why the store did not do it, classed by what the caller does next.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {

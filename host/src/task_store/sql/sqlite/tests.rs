@@ -157,3 +157,10 @@ async fn no_statement_of_the_hot_path_scans() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_race_of_everything_comes_to_rest() {
+    let (one, folder) = fresh().await;
+    let two = SqliteTaskStore::open(&file(&folder), Durability::Normal).await.unwrap();
+    conformance::race_of_everything(&[&one, &two]).await;
+}
