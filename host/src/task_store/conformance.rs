@@ -3,12 +3,14 @@
 //! Leases are short and real; no clock is moved by hand. What is particular to one adapter is tested beside it.
 
 mod aging;
+mod agreement;
 mod arrivals;
 mod failures;
 mod feeds;
 mod outbox;
 
 pub use aging::*;
+pub use agreement::stores_agree;
 pub use arrivals::*;
 pub use failures::*;
 pub use feeds::*;

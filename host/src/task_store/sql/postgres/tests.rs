@@ -47,6 +47,12 @@ fn commit_of(lease: &Lease) -> Commit {
 suite!(fresh());
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_agrees_with_the_store_in_memory() {
+    let Some((store, _dsn)) = fresh().await else { return };
+    conformance::stores_agree(&crate::task_store::MemoryTaskStore::new(), &store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn racing_stores_claim_each_task_once() {
     let Some((one, dsn)) = fresh().await else { return };
     let two = PostgresTaskStore::open(&dsn).await.unwrap();

@@ -20,6 +20,12 @@ async fn fresh() -> (SqliteTaskStore, TempDir) {
 
 suite!(fresh());
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_agrees_with_the_store_in_memory() {
+    let (store, _folder) = fresh().await;
+    conformance::stores_agree(&crate::task_store::MemoryTaskStore::new(), &store).await;
+}
+
 fn request(lease: Duration) -> ClaimRequest {
     ClaimRequest { pipeline: "p".into(), job: None, steps: vec![("a".into(), 9)], limit: 9, lease, worker: "w".into() }
 }
