@@ -12,4 +12,5 @@ mod looking;
 mod ocr;
 mod operating;
 mod servers;
+mod simulation;
 mod spin;

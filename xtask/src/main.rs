@@ -8,6 +8,7 @@ mod models;
 mod mutants;
 mod picture;
 mod shell;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -19,6 +20,9 @@ cargo xtask COMMAND
                     build everything, fetch the models, read the text of a picture
                     (one that is drawn here, unless one is given)
   test [FILTER]     build guests, fetch models, run every test; says how long each part took
+  simulate [--seeds N | --seed S]
+                    workers on virtual time with faults at every step: more seeds than the tests run,
+                    or one seed with its whole history
   mutants [NAME]    break the product on purpose, one way at a time: each break must be noticed by
                     the simulation or by the task stores' conformance suite
   guests            build the example guests into guests/ocr/ and guests/target
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["demo", rest @ ..] => demo::demo(rest),
         ["test", rest @ ..] => test::test(rest),
+        ["simulate", rest @ ..] => simulate::simulate(rest),
         ["mutants", rest @ ..] => mutants::mutants(rest),
         ["guests"] => guests::guests().map(drop),
         ["models"] => models::models().map(drop),

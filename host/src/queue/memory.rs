@@ -3,9 +3,10 @@
 use super::{Delivered, Queue, QueueDepth, QueueError, ToSend};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 /// Largest body, unless told otherwise: what SQS takes.
@@ -41,8 +42,9 @@ pub struct MemoryQueue {
 struct Shared {
     config: MemoryQueueConfig,
     messages: Mutex<Messages>,
-    /// Rises when a receiver may find something sooner than it thought.
-    version: watch::Sender<u64>,
+    /// Rung when a receiver may find something sooner than it thought. Not a `watch` channel: that wakes its waiters in an order drawn
+    /// anew in every run.
+    news: Notify,
 }
 
 /// Messages by number, in the order in which they were sent.
@@ -92,7 +94,7 @@ impl Messages {
 impl MemoryQueue {
     /// An empty queue.
     pub fn new(config: MemoryQueueConfig) -> Self {
-        Self { shared: Arc::new(Shared { config, messages: Mutex::default(), version: watch::Sender::new(0) }) }
+        Self { shared: Arc::new(Shared { config, messages: Mutex::default(), news: Notify::new() }) }
     }
 
     /// A change is never left half done, so a test that panicked while it looked on is no reason to stop.
@@ -101,7 +103,7 @@ impl MemoryQueue {
     }
 
     fn tell(&self) {
-        self.shared.version.send_modify(|version| *version += 1);
+        self.shared.news.notify_waiters();
     }
 
     /// What is visible, or when the next one will be.
@@ -158,15 +160,15 @@ impl MemoryQueue {
 impl Queue for MemoryQueue {
     async fn receive(&self, max: u32, wait: Duration, visibility: Duration) -> Result<Vec<Delivered>, QueueError> {
         let until = Instant::now() + wait.min(FAR);
-        let mut version = self.shared.version.subscribe();
         loop {
-            version.borrow_and_update();
+            let mut news = pin!(self.shared.news.notified());
+            news.as_mut().enable();
             let (taken, next) = self.take(max, visibility);
             if !taken.is_empty() || max == 0 || Instant::now() >= until {
                 return Ok(taken);
             }
-            // The sender lives as long as `self`; a timeout is time to look again, or to go.
-            timeout_at(next.map_or(until, |next| next.min(until)), version.changed()).await.ok();
+            // A timeout is time to look again, or to go.
+            timeout_at(next.map_or(until, |next| next.min(until)), news).await.ok();
         }
     }
 

@@ -2,6 +2,20 @@
 //!
 //! Leases are short and real; no clock is moved by hand. What is particular to one adapter is tested beside it.
 
+mod aging;
+mod agreement;
+mod arrivals;
+mod failures;
+mod feeds;
+mod outbox;
+
+pub use aging::*;
+pub use agreement::stores_agree;
+pub use arrivals::*;
+pub use failures::*;
+pub use feeds::*;
+pub use outbox::*;
+
 use super::*;
 use crate::task::children::{Children, Delivery, NewTask};
 use crate::task::id;
@@ -20,12 +34,71 @@ const SHORT: Duration = Duration::from_millis(400);
 
 const TENANT: &str = "t";
 
-/// Runs every case on a store of its own. `$store` is an async expression that makes a fresh one.
+/// Runs every case on a store of its own. `$store` is an async expression that makes a fresh one, with whatever must be kept as long; or
+/// none where there is no server, which it has said.
 macro_rules! suite {
+    ($store:expr) => {
+        $crate::task_store::conformance::suite! { $store;
+            a_worker_of_one_job_takes_nothing_else,
+            live_jobs_share_no_prefix,
+            a_repeat_has_no_effect_and_a_conflict_changes_nothing,
+            better_priority_first_then_order_of_arrival,
+            a_claim_keeps_to_steps_rooms_and_limit,
+            jobs_take_turns,
+            epochs_rise_and_a_heartbeat_tells_who_holds,
+            a_zombie_changes_nothing,
+            a_repeated_answer_is_the_same_answer,
+            the_end_inserts_children_once,
+            a_taken_child_id_is_absorbed_or_refused,
+            then_waits_for_all_and_reads_them_in_order,
+            then_over_nothing_runs_at_once,
+            nested_fan_outs_and_chains_join_once,
+            then_runs_though_siblings_died,
+            what_waits_ends_at_once_when_cancelled,
+            what_runs_is_told_and_ends_cancelled,
+            a_cancelled_job_grows_no_further,
+            retries_wait_and_count,
+            a_delay_holds_a_task_back,
+            a_poison_task_runs_alone_and_then_dies,
+            a_lapsed_lease_of_a_cancelled_task_is_its_end,
+            redrive_puts_back_what_died,
+            a_cancelled_job_can_be_redriven,
+            the_sweeper_lists_what_a_crash_left,
+            views_find_and_filter,
+            waiting_ends_when_work_comes,
+            a_message_is_stored_and_leased_once,
+            a_message_that_comes_early_is_told_when,
+            a_message_of_an_ended_task_is_told_its_end,
+            a_message_finds_what_a_dead_worker_committed,
+            a_message_takes_a_lapsed_lease_over,
+            a_message_that_may_kill_workers_is_leased_alone,
+            a_message_with_a_taken_id_leaves_one_letter,
+            a_childs_message_finds_the_row_its_parent_made,
+            what_is_no_message_is_kept_once,
+            an_end_sends_for_its_children,
+            a_then_is_sent_for_when_it_is_woken,
+            who_waits_for_another_system_waits_for_nothing,
+            what_is_submitted_for_a_broker_is_sent_for,
+            a_cancelled_job_sends_for_nothing,
+            a_lost_message_is_sent_again,
+            a_fed_job_ends_when_it_is_sealed,
+            a_job_that_was_never_fed_takes_no_other,
+            the_last_expected_task_seals_its_job,
+            a_quiet_job_is_closed_and_a_late_task_opens_it,
+            a_job_stays_open_while_its_queue_is_not_empty,
+            what_comes_to_a_cancelled_job_is_cancelled,
+            every_road_to_dead_is_followed,
+            a_then_waits_for_a_failure_task_and_reads_it,
+            a_task_that_dies_again_is_followed_once,
+            nothing_follows_in_a_cancelled_job,
+            a_failure_task_may_go_to_a_broker,
+            a_purged_task_stays_dead_and_lets_go_of_everything,
+            old_jobs_are_pruned_with_all_that_is_theirs,
+        }
+    };
     ($store:expr; $($case:ident),+ $(,)?) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $case() {
-            // No server here: said, and skipped.
             let Some((store, _keep)) = $store.await.into() else { return };
             $crate::task_store::conformance::$case(&store).await;
         })+
@@ -59,6 +132,19 @@ fn job_of(root: NewTask) -> NewJob {
 /// A job `id` whose root task is `<id>-root`, in step `a`.
 pub fn job(id: &str) -> NewJob {
     job_of(task(&format!("{id}-root"), id, "a"))
+}
+
+/// The queue of a broker.
+const QUEUE: &str = "q";
+
+/// A task whose message a broker carries.
+fn carried(task: NewTask) -> NewTask {
+    NewTask { delivery: Delivery::Queue(QUEUE.into()), ..task }
+}
+
+/// A message of that queue: one of the root tasks of an open job, as far as whoever receives it can tell.
+fn arrival(task: NewTask) -> NewJob {
+    NewJob { feed: Feed::Open { queue: Some(QUEUE.into()), tasks: None }, ..job_of(carried(task)) }
 }
 
 fn key(id: &str) -> TaskKey {
@@ -724,4 +810,101 @@ pub async fn racing_stores_claim_each_task_once(one: &dyn TaskStore, two: &dyn T
     assert_eq!((all.len(), all.iter().collect::<HashSet<_>>().len()), (2000, 2000));
     assert!(on_one > 0 && on_two > 0, "both had their share: {on_one} and {on_two}");
     assert_eq!(one.jobs(None, Some(JobState::Done), 5000).await.unwrap().len(), 2000);
+}
+
+/// Tasks of a job in [`race_of_everything`]: a root, five children with a `then`, and one child with a fan-out and `then` of its own.
+fn raced_children(claimed: &Claimed) -> Children {
+    let (id, job) = (claimed.lease.key.task_id.as_str(), claimed.message.job_id.as_str());
+    let below = |names: &[&str]| names.iter().map(|name| format!("{id}.{name}")).collect::<Vec<_>>();
+    let names = match id.rsplit_once('.') {
+        None => below(&["0", "1", "2", "3", "4"]),
+        Some((_, "0")) => below(&["x", "y"]),
+        Some((_, "x")) => return fan_out(&[&format!("{id}.z")], job, None),
+        _ => return Children::default(),
+    };
+    fan_out(&names.iter().map(String::as_str).collect::<Vec<_>>(), job, Some(&format!("{id}.then")))
+}
+
+/// What a worker does with a task in [`race_of_everything`]; a calm one succeeds with all.
+async fn raced(store: &dyn TaskStore, other: &dyn TaskStore, claimed: &Claimed, calm: bool) {
+    let (lease, dice) = (&claimed.lease, if calm { 99 } else { fastrand::u8(0..100) });
+    let commit = commit_of(lease, raced_children(claimed));
+    match dice {
+        // The worker is gone: the lease lapses.
+        0..4 => {}
+        4..10 => drop(store.settle(lease.clone(), Settlement::Dead(TaskError::new("broken", "by chance")), String::new()).await.unwrap()),
+        10..16 => {
+            let retry = Settlement::Retry(Duration::from_millis(fastrand::u64(0..20)), TaskError::new("busy", "by chance"));
+            store.settle(lease.clone(), retry, "log".into()).await.unwrap();
+        }
+        16..30 => {
+            // Two processes finish the same task.
+            store.commit(Commit { manifest: manifest(), ..commit }).await.unwrap();
+            let (a, b) = tokio::join!(store.end(lease.key.clone()), other.end(lease.key.clone()));
+            a.and(b).unwrap();
+        }
+        30..36 => drop(tokio::join!(store.commit(commit.clone()), other.commit(commit))),
+        _ => drop(store.commit(commit).await.unwrap()),
+    }
+}
+
+/// Everything at once, on several handles of one store: it comes to rest, with every job ended.
+pub async fn race_of_everything(stores: &[&dyn TaskStore]) {
+    let unrest = std::time::Instant::now() + Duration::from_secs(3);
+    let is_calm = || std::time::Instant::now() > unrest;
+    let of = |index: usize| stores[index % stores.len()];
+    let ended = async |id: &str| job_state(of(0), id).await != JobState::Processing;
+    let names: Vec<String> = (0..40).map(|n| format!("race{n}")).collect();
+    let submits = (0..stores.len()).map(async |index| {
+        for name in names.iter().skip(index).step_by(stores.len()) {
+            submit(of(index), job(name)).await;
+        }
+    });
+    let errands = async {
+        let mut rounds = 0_usize;
+        loop {
+            rounds += 1;
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            let calm = is_calm();
+            if !calm && rounds.is_multiple_of(3) {
+                of(rounds).cancel_job(TENANT, &names[fastrand::usize(..names.len())]).await.ok();
+                of(rounds).cancel_task(key(&format!("{}-root.1", names[fastrand::usize(..names.len())]))).await.ok();
+            }
+            let redrive = |index| of(index).redrive(DeadLetterFilter::default(), false);
+            let (a, b) = tokio::join!(redrive(rounds), redrive(rounds + 1));
+            let redriven = a.unwrap().len() + b.unwrap().len();
+            for task in of(rounds).sweep(sweeping(SHORT)).await.unwrap().unfinished {
+                of(rounds).end(task.key).await.unwrap();
+            }
+            if calm && redriven == 0 {
+                let mut live = false;
+                for name in &names {
+                    live |= !ended(name).await;
+                }
+                if !live {
+                    return;
+                }
+            }
+        }
+    };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let workers = (0..2 * stores.len()).map(async |index| {
+        while !stop.is_cancelled() {
+            let calm = is_calm();
+            let claimed = of(index).claim_next(request(8, if calm { LONG } else { SHORT })).await.unwrap();
+            let beats = claimed.iter().map(|c| Heartbeat { lease: c.lease.clone(), progress: None }).collect();
+            of(index).heartbeat(beats, if calm { LONG } else { SHORT }).await.unwrap();
+            futures::future::join_all(claimed.iter().map(|c| raced(of(index), of(index + 1), c, calm))).await;
+            if claimed.is_empty() {
+                of(index).wait_for_work(Duration::from_millis(50)).await;
+            }
+        }
+    });
+    let race = async {
+        futures::future::join_all(submits).await;
+        errands.await;
+        stop.cancel();
+    };
+    let all = async { tokio::join!(race, futures::future::join_all(workers)) };
+    tokio::time::timeout(Duration::from_secs(120), all).await.expect("it comes to rest");
 }

@@ -44,6 +44,11 @@ pub struct Edit {
     pub replace: &'static str,
 }
 
+/// A break of Rust code in one place.
+const fn of_code(name: &'static str, breaks: &'static str, edits: &'static [Edit]) -> Mutant {
+    Mutant { name, breaks, by: By::Simulation, edits, sql: &[] }
+}
+
 /// A break of a statement, for every task store in SQL.
 const fn of_sql(name: &'static str, breaks: &'static str, sql: &'static [(&'static str, &'static str)]) -> Mutant {
     Mutant { name, breaks, by: By::Conformance, edits: &[], sql }
@@ -69,6 +74,166 @@ pub const MUTANTS: &[Mutant] = &[
         }],
         sql: &[],
     },
+    of_code(
+        "commit-unfenced",
+        "a commit matches by id alone, without epoch and owner",
+        &[Edit {
+            file: "host/src/task_store/memory/run_end.rs",
+            find: "let Some(id) = self.held(&lease).map(|task| task.id) else { return self.answer(&lease, \"committed\") };",
+            replace: "let loose = self.rows.tasks.by_key(&lease.key).filter(|task| crate::mutant::is(\"commit-unfenced\") && task.state == TaskState::Processing);\n        let Some(id) = self.held(&lease).or(loose).map(|task| task.id) else { return self.answer(&lease, \"committed\") };",
+        }],
+    ),
+    of_code(
+        "fence-by-time",
+        "a lease is told by its time alone",
+        &[Edit {
+            file: "host/src/task_store/memory/run_end.rs",
+            find: "(task.state == TaskState::Processing && task.epoch == lease.epoch && task.owner == lease.owner).then_some(task)",
+            replace: "let fits = if crate::mutant::is(\"fence-by-time\") { task.lease_until > self.now } else { task.epoch == lease.epoch && task.owner == lease.owner };\n        (task.state == TaskState::Processing && fits).then_some(task)",
+        }],
+    ),
+    of_code(
+        "children-before-end",
+        "children exist from the commit on",
+        &[
+            Edit {
+                file: "host/src/task_store/memory/run_end.rs",
+                find: "        let mut follows = None;\n",
+                replace: "        let mut follows = None;\n        if crate::mutant::is(\"children-before-end\") && !ends {\n            let early = children.clone();\n            self.insert_children(id, (0..).zip(early.tasks).collect(), early.then);\n        }\n",
+            },
+            Edit {
+                file: "host/src/task_store/memory/end.rs",
+                find: "    fn insert_children(",
+                replace: "    pub(super) fn insert_children(",
+            },
+        ],
+    ),
+    of_code(
+        "then-without-count",
+        "a `then` does not wait for its group",
+        &[Edit {
+            file: "host/src/task_store/memory/end.rs",
+            find: "group.then_task.filter(|_| group.live == 0)",
+            replace: "group.then_task.filter(|_| group.live == 0 || crate::mutant::is(\"then-without-count\"))",
+        }],
+    ),
+    of_code(
+        "job-ends-early",
+        "a job ends whatever still lives",
+        &[Edit {
+            file: "host/src/task_store/memory/end.rs",
+            find: "let state = if job.live > 0 || open {",
+            replace: "let state = if (job.live > 0 && !crate::mutant::is(\"job-ends-early\")) || open {",
+        }],
+    ),
+    of_code(
+        "epoch-stays",
+        "a claim does not raise the epoch",
+        &[Edit {
+            file: "host/src/task_store/memory/claim.rs",
+            find: "            task.epoch += 1;",
+            replace: "            task.epoch += u64::from(task.epoch == 0 || !crate::mutant::is(\"epoch-stays\"));",
+        }],
+    ),
+    of_code(
+        "attempts-not-counted",
+        "a retry is no attempt",
+        &[Edit {
+            file: "host/src/task_store/memory/run_end.rs",
+            find: "            task.attempts += attempts;",
+            replace: "            task.attempts += if crate::mutant::is(\"attempts-not-counted\") { 0 } else { attempts };",
+        }],
+    ),
+    of_code(
+        "ack-before-commit",
+        "a message is acknowledged as soon as its task is claimed",
+        &[Edit {
+            file: "host/src/worker/execute.rs",
+            find: "    let left = run(worker, claimed, sent, slot).await;\n    close(worker, left, delivery).await\n",
+            replace: "    let delivery = match delivery {\n        Some(early) if crate::mutant::is(\"ack-before-commit\") => {\n            early.answer(Verdict::Acknowledge).await;\n            None\n        }\n        other => other,\n    };\n    let left = run(worker, claimed, sent, slot).await;\n    close(worker, left, delivery).await\n",
+        }],
+    ),
+    of_code(
+        "names-before-commit",
+        "outputs take their names before the commit",
+        &[Edit {
+            file: "host/src/worker/execute.rs",
+            find: "    reach(Point::BeforeCommit);\n",
+            replace: "    reach(Point::BeforeCommit);\n    if crate::mutant::is(\"names-before-commit\") {\n        let _ = super::finalise::publish(worker.services.objects.as_ref(), &run.prefix, &manifest).await;\n    }\n",
+        }],
+    ),
+    of_code(
+        "manifest-ignored",
+        "a task is finalised without its manifest",
+        &[Edit {
+            file: "host/src/worker/finalise.rs",
+            find: "    let scratch = at(prefix, &manifest.folder)?;\n",
+            replace: "    if crate::mutant::is(\"manifest-ignored\") {\n        return Ok(());\n    }\n    let scratch = at(prefix, &manifest.folder)?;\n",
+        }],
+    ),
+    of_code(
+        "sweeper-blind",
+        "nobody finishes what a dead worker committed",
+        &[Edit {
+            file: "host/src/worker/sweep.rs",
+            find: "    for task in swept.unfinished {\n",
+            replace: "    for task in swept.unfinished {\n        if crate::mutant::is(\"sweeper-blind\") {\n            continue;\n        }\n",
+        }],
+    ),
+    of_code(
+        "outbox-forgets",
+        "a message that could not be sent counts as sent",
+        &[Edit {
+            file: "host/src/worker/relay.rs",
+            find: "\"messages could not be sent; trying again\");\n            return gone;",
+            replace: "\"messages could not be sent; trying again\");\n            if crate::mutant::is(\"outbox-forgets\") {\n                return rows.iter().map(|row| row.id).collect();\n            }\n            return gone;",
+        }],
+    ),
+    of_code(
+        "lost-lease-ignored",
+        "a zero-row heartbeat stops nothing",
+        &[Edit {
+            file: "host/src/worker/heartbeat.rs",
+            find: "                Beat::Lost => {\n",
+            replace: "                Beat::Lost if crate::mutant::is(\"lost-lease-ignored\") => {}\n                Beat::Lost => {\n",
+        }],
+    ),
+    of_code(
+        "host-calls-after-loss",
+        "host calls are served after a lost lease",
+        &[Edit {
+            file: "host/src/guest/scope/mod.rs",
+            find: "if self.has_lapsed() || self.stop.is_cancelled() {",
+            replace: "if (self.has_lapsed() || self.stop.is_cancelled()) && !crate::mutant::is(\"host-calls-after-loss\") {",
+        }],
+    ),
+    of_code(
+        "self-fence-skipped",
+        "a worker does not fence itself by its own clock",
+        &[Edit {
+            file: "host/src/guest/scope/mod.rs",
+            find: "let lapsed = locked(&self.view)",
+            replace: "let lapsed = !crate::mutant::is(\"self-fence-skipped\") && locked(&self.view)",
+        }],
+    ),
+    of_code(
+        "tenants-mixed",
+        "a guest may read what is another tenant's",
+        &[Edit {
+            file: "host/src/guest/scope/reading.rs",
+            find: "        if self.grants_read(&uri) {",
+            replace: "        if self.grants_read(&uri) || crate::mutant::is(\"tenants-mixed\") {",
+        }],
+    ),
+    of_code(
+        "handbacks-unbounded",
+        "a task is handed back without bound",
+        &[Edit {
+            file: "host/src/task/outcome.rs",
+            find: "counters.handbacks + 1 > MAX_HANDBACKS",
+            replace: "(counters.handbacks + 1 > MAX_HANDBACKS && !crate::mutant::is(\"handbacks-unbounded\"))",
+        }],
+    ),
     of_sql(
         "sql-commit-by-id",
         "a commit matches by id alone, without epoch and owner",

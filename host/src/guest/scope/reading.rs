@@ -102,6 +102,7 @@ impl Scope {
 
     /// The payload an input returned, read from where it was committed; at most `limits.payload` bytes.
     pub async fn input_payload(&self, input: &Input) -> Result<Option<Payload>, Failure> {
+        self.check()?;
         let Some(entry) = input.outputs.iter().find(|e| e.name.starts_with("result.") && !e.name.contains('/')) else {
             return Ok(None);
         };

@@ -111,13 +111,9 @@ impl Tx<'_> {
         }
     }
 
-    /// A dead letter for a newcomer that never becomes a task; on arrival from a queue, one per message.
-    pub(super) fn refuse_task(&mut self, tenant: &str, task: &NewTask, error: TaskError, body_hash: Option<String>) {
-        let arrived_from = body_hash.is_some().then_some(&task.delivery);
-        let queue = match arrived_from {
-            Some(Delivery::Queue(queue) | Delivery::Foreign(queue)) => Some(queue.clone()),
-            Some(Delivery::Table) | None => None,
-        };
+    /// A dead letter for a newcomer that never becomes a task; where it was refused on arrival, with its queue and the hash of its body.
+    pub(super) fn refuse_task(&mut self, tenant: &str, task: &NewTask, error: TaskError, arrival: Option<(String, String)>) {
+        let (queue, body_hash) = arrival.unzip();
         let shown = DeadLetter {
             id: 0,
             tenant: tenant.to_owned(),
@@ -135,7 +131,8 @@ impl Tx<'_> {
 
     /// Stores a letter, unless its message has left one already.
     pub(super) fn keep_letter(&mut self, mut letter: Letter) {
-        let same = |other: &Letter| other.shown.tenant == letter.shown.tenant && other.body_hash == letter.body_hash;
+        let of = |letter: &Letter| (letter.shown.tenant.clone(), letter.shown.queue.clone(), letter.body_hash.clone());
+        let same = |other: &Letter| of(other) == of(&letter);
         if letter.body_hash.is_some() && self.rows.letters.values().any(same) {
             return;
         }
@@ -205,20 +202,17 @@ impl Tx<'_> {
         let now = self.now;
         let Some(job) = self.rows.jobs.get_mut(&id) else { return };
         job.quiet_at = if open && job.live == 0 { job.quiet_at.or(Some(now)) } else { None };
-        job.ended_at = state.is_ended().then_some(now);
+        job.ended_at = if state.is_ended() { job.ended_at.or(Some(now)) } else { None };
         job.state = state;
-        if state.is_ended() {
+        if job.live == 0 {
             self.rows.turns.retain(|(job, _), _| *job != id);
         }
     }
 
     fn end_of(&self, id: i64) -> JobState {
         let Some(job) = self.rows.jobs.get(&id) else { return JobState::Done };
-        // What was refused on arrival never belonged to the job, whatever it said.
-        let refused_child = |letter: &Letter| {
-            letter.shown.tenant == job.tenant && letter.shown.job_id.as_ref() == Some(&job.job_id) && letter.body_hash.is_none()
-        };
-        let failed = self.rows.tasks.of_job(id).any(|task| task.state == TaskState::Dead) || self.rows.letters.values().any(refused_child);
+        let failed = self.rows.tasks.of_job(id).any(|task| task.state == TaskState::Dead)
+            || self.rows.letters.values().any(|letter| letter.is_of(job));
         match (failed, job.cancel_at) {
             (true, _) => JobState::Failed,
             (false, Some(_)) => JobState::Cancelled,

@@ -28,18 +28,23 @@ impl Tx<'_> {
     /// Stores one root task with its job, or within it, if both can be. `is_sent`: a broker has its message already.
     fn enter(&mut self, new: NewJob, is_sent: bool) -> Submitted {
         if let Some(there) = self.rows.tasks.by_key(&TaskKey::new(&new.tenant, &new.root.task_id)) {
-            let same = there.parent.is_none() && there.made.payload_hash == new.root.payload_hash && self.is_of(there.job, &new);
+            // A single job's root task is the one it was submitted with, whatever else bears the same content.
+            let is_first = || self.rows.tasks.of_job(there.job).next().is_some_and(|first| first.id == there.id);
+            let is_it = there.made.payload_hash == new.root.payload_hash && self.is_of(there.job, &new);
+            let same = is_it && (new.feed != Feed::Single || is_first());
             return if same { Submitted::Repeated } else { Submitted::Conflict };
         }
-        let job = match self.rows.job_of(&new.tenant, &new.job_id) {
+        match self.rows.job_of(&new.tenant, &new.job_id) {
             Some(job) => match self.may_join(job, &new) {
-                Ok(()) => job.id,
+                Ok(()) => self.join(job.id, new, is_sent, true),
                 Err(why) => return why,
             },
             None if self.is_occupied(&new.prefix, None) => return Submitted::Occupied,
-            None => self.begin(&new),
-        };
-        self.join(job, new, is_sent);
+            None => {
+                let job = self.begin(&new);
+                self.join(job, new, is_sent, false);
+            }
+        }
         Submitted::Created
     }
 
@@ -58,8 +63,8 @@ impl Tx<'_> {
         if job.prefix != new.prefix {
             return Err(Submitted::Conflict);
         }
-        // A job that has ended holds its prefix no longer.
-        if job.state.is_ended() && self.is_occupied(&job.prefix, Some(job.id)) {
+        // A job that has ended holds its prefix no longer. What is cancelled on arrival writes nothing there.
+        if job.state.is_ended() && !job.stopping && self.is_occupied(&job.prefix, Some(job.id)) {
             return Err(Submitted::Occupied);
         }
         Ok(())
@@ -102,7 +107,7 @@ impl Tx<'_> {
         id
     }
 
-    fn join(&mut self, job: i64, new: NewJob, is_sent: bool) {
+    fn join(&mut self, job: i64, new: NewJob, is_sent: bool, takes_turns: bool) {
         let Some(row) = self.rows.jobs.get_mut(&job) else { return };
         row.arrived += 1;
         if let Feed::Open { queue, tasks } = new.feed {
@@ -111,7 +116,7 @@ impl Tx<'_> {
             let is_last = row.expected.is_some_and(|expected| row.arrived >= expected);
             row.feeding = if is_last { Feeding::Sealed } else { Feeding::Open };
         }
-        let (group, takes_turns) = (row.root_group, row.feeding != Feeding::Single);
+        let group = row.root_group;
         let (waits, parent, path, is_input) = (None, None, Vec::new(), false);
         self.insert(NewRow { job, group, task: new.root, waits, parent, path, is_input, takes_turns, is_sent });
     }
@@ -143,6 +148,7 @@ impl Tx<'_> {
             }
         }
         let (tenant, root, job_id) = (arrival.tenant.clone(), arrival.root.clone(), arrival.job_id.clone());
+        let queue = if let Feed::Open { queue: Some(queue), .. } = &arrival.feed { queue.clone() } else { String::new() };
         let refused = match self.enter(arrival, true) {
             Submitted::Created | Submitted::Repeated => None,
             Submitted::Conflict => Some(TaskError::new("conflict", format!("the id of task '{}' or of its job is taken", key.task_id))),
@@ -153,7 +159,7 @@ impl Tx<'_> {
         };
         if let Some(error) = &refused {
             let hash = sha256(root.message.to_json().as_bytes());
-            self.refuse_task(&tenant, &root, error.clone(), Some(hash));
+            self.refuse_task(&tenant, &root, error.clone(), Some((queue, hash)));
         }
         (key, refused)
     }
@@ -180,7 +186,7 @@ impl Tx<'_> {
         };
         if state == TaskState::Waiting {
             // Its siblings run: nobody knows for how long. Once woken it is sent for anyway.
-            return Admission::NotDue(lease);
+            return Admission::Leased(lease);
         }
         let until = self.now + millis(lease);
         match self.waits_for(id) {

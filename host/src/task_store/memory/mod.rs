@@ -27,10 +27,11 @@ use crate::task_store::{
 };
 use async_trait::async_trait;
 use rows::Rows;
+use std::pin::pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// The store's clock when it is made: the first of January 2026. A fixed one, so that runs repeat to the millisecond.
@@ -47,8 +48,10 @@ struct Shared {
     began: Instant,
     skew: AtomicI64,
     machine: Mutex<Machine>,
-    /// Rises when there may be new work.
-    version: watch::Sender<u64>,
+    /// Rises when there may be new work; whoever waits is told then. Not a `watch` channel: that wakes its waiters in an order drawn anew
+    /// in every run.
+    version: AtomicU64,
+    news: Notify,
     /// The version that the last waiter returned with.
     returned: AtomicU64,
 }
@@ -84,7 +87,8 @@ impl MemoryTaskStore {
             began: Instant::now(),
             skew: AtomicI64::new(0),
             machine: Mutex::new(machine),
-            version: watch::Sender::new(0),
+            version: AtomicU64::new(0),
+            news: Notify::new(),
             returned: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
@@ -112,7 +116,8 @@ impl MemoryTaskStore {
         let mut tx = Tx { rows, owners, now: self.now(), enqueued: false };
         let result = work(&mut tx);
         if tx.enqueued {
-            self.shared.version.send_modify(|version| *version += 1);
+            self.shared.version.fetch_add(1, Ordering::AcqRel);
+            self.shared.news.notify_waiters();
         }
         result
     }
@@ -187,14 +192,15 @@ impl TaskStore for MemoryTaskStore {
 
     /// What was told since the last wait returned counts as well: it may have come after the caller's claim and before this call.
     async fn wait_for_work(&self, at_most: Duration) {
-        let mut version = self.shared.version.subscribe();
-        let seen = *version.borrow_and_update();
+        let mut news = pin!(self.shared.news.notified());
+        news.as_mut().enable();
+        let seen = self.shared.version.load(Ordering::Acquire);
         if self.shared.returned.swap(seen, Ordering::AcqRel) < seen {
             return;
         }
-        // The sender lives as long as `self`, and a timeout is an answer too.
-        tokio::time::timeout(at_most, version.changed()).await.ok();
-        self.shared.returned.store(*version.borrow(), Ordering::Release);
+        // A timeout is an answer too.
+        tokio::time::timeout(at_most, news).await.ok();
+        self.shared.returned.store(self.shared.version.load(Ordering::Acquire), Ordering::Release);
     }
 
     async fn depth(&self, pipeline: &str) -> Result<Depth, StoreError> {

@@ -146,6 +146,13 @@ pub(super) struct Letter {
     pub body_hash: Option<String>,
 }
 
+impl Letter {
+    /// Whether it is of a task of this job. What was refused on arrival never belonged to a job, whatever it said.
+    pub fn is_of(&self, job: &Job) -> bool {
+        self.shown.tenant == job.tenant && self.shown.job_id.as_ref() == Some(&job.job_id) && self.body_hash.is_none()
+    }
+}
+
 /// A row of the outbox.
 #[derive(Debug)]
 pub(super) struct Letterbox {

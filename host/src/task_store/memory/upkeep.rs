@@ -12,8 +12,8 @@ use std::time::Duration;
 /// How long a message may be under way before it counts as lost though nothing is known of its queue: an hour.
 const LOST_AFTER: Duration = Duration::from_secs(3600);
 
-/// Most doublings of the time after which a message counts as lost again.
-const MAX_DOUBLINGS: u32 = 10;
+/// Most doublings of it.
+const MAX_DOUBLINGS: u32 = 5;
 
 impl Tx<'_> {
     pub(super) fn cancel_task(&mut self, key: &TaskKey) -> Result<TaskState, StoreError> {
@@ -138,15 +138,14 @@ impl Tx<'_> {
 
     pub(super) fn purge(&mut self, filter: &DeadLetterFilter, dry_run: bool) -> Vec<DeadLetter> {
         let chosen = self.chosen(filter, |_| true);
-        let shown = self.shown(&chosen);
+        let (shown, now) = (self.shown(&chosen), self.now);
         if !dry_run {
             for letter in chosen {
                 let task = self.rows.letters.remove(&letter).and_then(|letter| letter.task);
                 if let Some(task) = task.filter(|id| self.rows.tasks.get(*id).is_some_and(|task| task.state == TaskState::Dead)) {
                     self.rows.tasks.update(task, |task| {
                         (task.manifest, task.children) = (None, None);
-                        // Long ago: the next sweep lists it.
-                        task.leftover = Some(0);
+                        task.leftover = Some(now);
                     });
                 }
             }
@@ -156,12 +155,8 @@ impl Tx<'_> {
 
     pub(super) fn prune(&mut self, older_than: Duration, limit: u32, dry_run: bool) -> Pruned {
         let before = self.now - millis(older_than);
-        let keeps = |job: &Job| {
-            let of_job = |letter: &Letter| letter.shown.tenant == job.tenant && letter.shown.job_id.as_ref() == Some(&job.job_id);
-            // Rows are all that is known of attempts that are still to be removed.
-            self.rows.letters.values().any(of_job) || self.rows.tasks.of_job(job.id).any(|task| task.leftover.is_some())
-        };
-        let old = |job: &&Job| job.state.is_ended() && job.ended_at.is_some_and(|at| at <= before) && !keeps(job);
+        let keeps = |job: &Job| self.rows.letters.values().any(|letter| letter.is_of(job));
+        let old = |job: &&Job| job.state.is_ended() && job.ended_at.is_some_and(|at| at < before) && !keeps(job);
         let jobs: Vec<i64> = self.rows.jobs.values().filter(old).map(|job| job.id).take(limit as usize).collect();
         let mut pruned = Pruned { jobs: jobs.len() as u64, tasks: 0 };
         for job in jobs {

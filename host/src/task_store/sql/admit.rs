@@ -20,10 +20,14 @@ use std::time::Duration;
 /// Messages that came together, the length of their leases, and who takes them.
 pub(super) type Arrivals<'a> = (&'a [NewJob], Duration, &'a str);
 
+/// How long the others of a call wait for a task that runs alone: by then it has begun, and they wait for its end beside it.
+const ALONE_FIRST: Duration = Duration::from_secs(1);
+
 #[derive(Debug, sqlx::FromRow)]
 struct Row {
     tenant: String,
     task_id: String,
+    pipeline: String,
     payload_hash: String,
     state: String,
     not_before: i64,
@@ -40,12 +44,15 @@ pub(super) async fn admit(tx: &mut Tx<'_>, requests: &[Arrivals<'_>], lapsed: &[
     let (entries, rows) = enter(tx, &all).await?;
     let mut decided = Decided::default();
     for (arrival, entry) in all.iter().zip(entries) {
-        let row = rows.get(&key_of(arrival.job)).filter(|row| row.payload_hash == arrival.job.root.payload_hash);
+        let is_it = |row: &&Row| row.payload_hash == arrival.job.root.payload_hash && row.pipeline == arrival.job.pipeline;
+        let row = rows.get(&key_of(arrival.job)).filter(is_it);
         match row.filter(|_| matches!(entry, Submitted::Created | Submitted::Repeated)) {
             Some(row) => decided.by_row(arrival, row, tx.now)?,
             None => decided.refuse(arrival.job, why_not(entry))?,
         }
     }
+    let calls = requests.iter().enumerate().flat_map(|(call, (jobs, ..))| std::iter::repeat_n(call, jobs.len()));
+    decided.let_one_go_alone(&calls.collect::<Vec<_>>());
     let Decided { mut answers, picks, unfinished, letters } = decided;
     keep(tx, &letters).await?;
     for (place, task) in take(tx, &picks).await? {
@@ -94,7 +101,8 @@ async fn enter(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<(Vec<Submitted>, 
 async fn rows(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<Rows, Fault> {
     let ids: Vec<(&str, &str)> = all.iter().map(|a| (a.job.tenant.as_str(), a.job.root.task_id.as_str())).collect();
     let find = sql!(
-        "SELECT DISTINCT t.id, t.crashes, t.priority, t.fair, t.tenant, t.task_id, t.payload_hash, t.state, t.not_before, t.lease_until \
+        "SELECT DISTINCT t.id, t.crashes, t.priority, t.fair, t.tenant, t.task_id, t.pipeline, t.payload_hash, t.state, t.not_before, \
+                t.lease_until \
          FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id"
     );
     let rows: Vec<Row> = tx.rows(find, args![array(&ids)?]).await?;
@@ -136,6 +144,22 @@ impl<'a> Decided<'a> {
             TaskState::Done | TaskState::Dead | TaskState::Cancelled => Admission::Ended(state),
         });
         Ok(())
+    }
+
+    /// What runs alone is the only task of its call. `calls`: which call each place belongs to.
+    fn let_one_go_alone(&mut self, calls: &[usize]) {
+        let mut alone: HashMap<Option<&usize>, usize> = HashMap::new();
+        for pick in self.picks.iter().filter(|pick| pick.task.is_alone()) {
+            alone.entry(calls.get(pick.request)).or_insert(pick.request);
+        }
+        let answers = &mut self.answers;
+        self.picks.retain(|pick| {
+            let goes = alone.get(&calls.get(pick.request)).is_none_or(|place| *place == pick.request);
+            if let Some(answer) = answers.get_mut(pick.request).filter(|_| !goes) {
+                *answer = Admission::NotDue(ALONE_FIRST);
+            }
+            goes
+        });
     }
 
     fn refuse(&mut self, job: &'a NewJob, error: TaskError) -> Result<(), Fault> {

@@ -50,7 +50,8 @@ pub(super) async fn job(tx: &mut Tx<'_>, tenant: &str, job_id: &str) -> Result<R
         return Ok(Err(StoreError::NotFound(format!("job {job_id} of tenant {tenant}"))));
     };
     lock::job_and_tasks(tx, job).await?;
-    let mark = sql!("UPDATE jobs SET stopping = 1, cancel_at = coalesce(cancel_at, $2) WHERE id = $1 AND live > 0 RETURNING live");
+    let mark =
+        sql!("UPDATE jobs SET stopping = 1, cancel_at = coalesce(cancel_at, $2) WHERE id = $1 AND state = 'PROCESSING' RETURNING live");
     let Some((live,)) = tx.row::<(i64,)>(mark, args![job, tx.now]).await? else {
         return Ok(Ok(0));
     };
@@ -69,6 +70,8 @@ pub(super) async fn job(tx: &mut Tx<'_>, tenant: &str, job_id: &str) -> Result<R
     for (group, tasks) in ending {
         changes.live(job, group, -tasks);
     }
+    // An open one without a live task ends as well.
+    changes.job(job);
     finish(tx, changes).await?;
     Ok(Ok(live.unsigned_abs()))
 }

@@ -57,11 +57,12 @@ ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}",
 /// Leases what was picked: $1 picks, $2 now.
 pub(super) static LEASE: Statement = Statement::new(
     "
-UPDATE tasks SET state = 'PROCESSING', due = 0, epoch = epoch + 1, owner = c.owner, lease_until = $2 + c.lease, claimed_at = $2, progress = NULL
+UPDATE tasks SET state = 'PROCESSING', due = 0, epoch = epoch + 1, owner = c.owner, lease_until = $2 + c.lease, claimed_at = $2, progress = NULL,
+                 sends = 0
 FROM {rows $1 id:int owner:text lease:int} c
 WHERE tasks.id = c.id AND tasks.state = 'QUEUED'
 RETURNING tasks.id, job, tenant, task_id, epoch, tasks.owner, payload_hash, step, key, priority, attempts, handbacks, crashes, max_attempts,
-          output_prefix, parent IS NULL AS is_root, not_before, cancel_at IS NOT NULL AS cancelled,
+          output_prefix, parent IS NULL AND (SELECT feed FROM jobs WHERE jobs.id = tasks.job) = 'single' AS is_root, not_before, cancel_at IS NOT NULL AS cancelled,
           (SELECT prefix FROM jobs WHERE jobs.id = tasks.job) AS job_prefix,
           coalesce((SELECT leaves FROM groups WHERE groups.id = tasks.waits), 0) AS input_count,
           (SELECT message FROM messages WHERE messages.task = tasks.id) AS message",
@@ -121,7 +122,7 @@ pub(super) struct Ready {
 
 impl Ready {
     /// One more lapse and it is given up: nothing may run beside it.
-    fn is_alone(&self) -> bool {
+    pub fn is_alone(&self) -> bool {
         runs_alone(self.crashes)
     }
 }

@@ -132,6 +132,7 @@ fn parent_of(row: Committed, children: Children) -> Parent {
         pipeline: row.pipeline,
         path: row.path,
         is_input: row.is_input == 1,
+        first: 0,
         children,
     }
 }

@@ -100,6 +100,15 @@ pub(super) async fn redrive(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Resul
     for (_, job, group) in &back {
         changes.live(*job, *group, 1);
     }
+    let ids: Vec<i64> = back.iter().map(|(id, ..)| *id).collect();
+    // A failure task took their place among the inputs of a `then`; now both are.
+    let inputs = sql!(
+        "UPDATE tasks SET is_input = 1 WHERE id IN {ints $1} AND is_input = 0 \
+           AND EXISTS (SELECT 1 FROM groups g WHERE g.id = tasks.grp AND g.then_task IS NOT NULL) RETURNING job, grp"
+    );
+    for (job, group) in tx.rows::<(i64, i64)>(inputs, args![array(&ids)?]).await? {
+        changes.leaf(job, group);
+    }
     let jobs: Vec<i64> = back.iter().map(|(_, job, _)| *job).collect();
     tx.execute(sql!("UPDATE jobs SET stopping = 0 WHERE id IN {ints $1}"), args![array(&jobs)?]).await?;
     let back: Vec<i64> = back.into_iter().map(|(task, ..)| task).collect();

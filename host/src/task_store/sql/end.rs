@@ -25,8 +25,13 @@ pub(super) struct Parent {
     pub pipeline: String,
     pub path: String,
     pub is_input: bool,
+    /// Its first child's place in fan-out order.
+    pub first: usize,
     pub children: Children,
 }
+
+/// The place of a failure task: behind all that its parent may have, should that come to life again.
+pub(super) const LAST: usize = u32::MAX as usize;
 
 /// What one transaction changes in groups and jobs.
 #[derive(Debug, Default)]
@@ -54,6 +59,11 @@ impl Changes {
         if !parent.children.is_empty() {
             self.parents.push(parent);
         }
+    }
+
+    /// One task more is an input of its group's `then`.
+    pub fn leaf(&mut self, job: i64, group: i64) {
+        self.group(job, group).leaves += 1;
     }
 
     /// This job is to be looked at, though none of its tasks has changed.
@@ -109,7 +119,7 @@ async fn insert_children<'a>(tx: &mut Tx<'_>, parents: &'a [Parent], changes: &m
                 foreign.push((parent, task));
                 return None;
             }
-            accept(&mut taken, &mut refused, Accepted { parent, task, ordinal })
+            accept(&mut taken, &mut refused, Accepted { parent, task, ordinal: parent.first + ordinal })
         };
         let tasks: Vec<_> = parent.children.tasks.iter().enumerate().filter_map(|(i, t)| accept(i, t)).collect();
         let then = parent.children.then.as_ref().and_then(|t| accept(parent.children.tasks.len(), t));
@@ -252,7 +262,9 @@ async fn mark_parents(tx: &mut Tx<'_>, counts: &[(i64, usize)]) -> Result<(), Fa
     if counts.is_empty() {
         return Ok(());
     }
-    let mark = sql!("UPDATE tasks SET child_count = c.children, is_input = 0 FROM {rows $1 id:int children:int} c WHERE tasks.id = c.id");
+    let mark = sql!(
+        "UPDATE tasks SET child_count = child_count + c.children, is_input = 0 FROM {rows $1 id:int children:int} c WHERE tasks.id = c.id"
+    );
     tx.execute(mark, args![array(counts)?]).await
 }
 
@@ -294,7 +306,8 @@ async fn wake(tx: &mut Tx<'_>, thens: &[i64]) -> Result<BTreeMap<i64, Delta>, Fa
     Ok(cancelled.groups)
 }
 
-/// Closes jobs without a live task, reopens those that have one again.
+/// Closes jobs without a live task, reopens those that have one again. One that is open to further tasks waits for them, unless it is
+/// being cancelled: then nothing of it will be live again.
 async fn count_jobs(tx: &mut Tx<'_>, jobs: &BTreeMap<i64, i64>) -> Result<(), Fault> {
     let rows: Vec<(i64, i64)> = jobs.iter().map(|(job, live)| (*job, *live)).collect();
     if rows.is_empty() {
@@ -302,9 +315,9 @@ async fn count_jobs(tx: &mut Tx<'_>, jobs: &BTreeMap<i64, i64>) -> Result<(), Fa
     }
     let count = sql!(
         "UPDATE jobs SET live = jobs.live + c.live, \
-                ended_at = CASE WHEN jobs.live + c.live = 0 AND feed <> 'open' THEN coalesce(ended_at, $2) END, \
-                idle_since = CASE WHEN jobs.live + c.live = 0 AND feed = 'open' THEN coalesce(idle_since, $2) END, \
-                state = CASE WHEN jobs.live + c.live > 0 OR feed = 'open' THEN 'PROCESSING' \
+                ended_at = CASE WHEN jobs.live + c.live = 0 AND (feed <> 'open' OR stopping = 1) THEN coalesce(ended_at, $2) END, \
+                idle_since = CASE WHEN jobs.live + c.live = 0 AND feed = 'open' AND stopping = 0 THEN coalesce(idle_since, $2) END, \
+                state = CASE WHEN jobs.live + c.live > 0 OR (feed = 'open' AND stopping = 0) THEN 'PROCESSING' \
                     WHEN EXISTS (SELECT 1 FROM tasks t WHERE t.job = jobs.id AND t.state = 'DEAD') \
                       OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.tenant = jobs.tenant AND d.job_id = jobs.job_id \
                                    AND d.body_hash IS NULL) THEN 'FAILED' \

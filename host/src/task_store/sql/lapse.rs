@@ -3,7 +3,7 @@
 use super::claim::priority;
 use super::database::{args, array};
 use super::dialect::{Statement, sql};
-use super::end::{Changes, Parent, finish};
+use super::end::{Changes, LAST, Parent, finish};
 use super::fault::Fault;
 use super::run_end::{Closed, close_claims};
 use super::transaction::Tx;
@@ -11,6 +11,7 @@ use crate::task::children::{self, Children, FailureRoute, GivenUp, NewTask};
 use crate::task::hooks::TaskError;
 use crate::task::message::Message;
 use crate::task::outcome::MAX_CRASHES;
+use std::collections::HashSet;
 
 /// Most lapsed leases that one transaction takes back: more of them wait for the next one.
 const LAPSED_AT_ONCE: u32 = 1000;
@@ -117,14 +118,32 @@ pub(super) async fn give_up(tx: &mut Tx<'_>, tasks: &[(i64, &str)], changes: &mu
          WHERE t.on_failure IS NOT NULL AND j.stopping = 0"
     );
     let rows: Vec<Dead> = tx.rows(follow, args![array(tasks)?]).await?;
+    let mut failures = Vec::with_capacity(rows.len());
     for row in rows {
         match row.follows() {
-            Ok(task) => changes.parent(row.parent(task)),
+            Ok(task) => failures.push((row, task)),
             // A row that something else wrote: its letter says what there is to say.
             Err(error) => tracing::warn!(task = row.id, error, "no failure task could be made"),
         }
     }
+    let followed = followed(tx, &failures).await?;
+    for (row, task) in failures.into_iter().filter(|(row, _)| !followed.contains(&row.id)) {
+        changes.parent(row.parent(task));
+    }
     Ok(())
+}
+
+/// Those that died before: what followed then is there already, whatever the first death said.
+async fn followed(tx: &mut Tx<'_>, failures: &[(Dead, NewTask)]) -> Result<HashSet<i64>, Fault> {
+    if failures.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<(i64, &str, &str)> = failures.iter().map(|(row, task)| (row.id, row.tenant.as_str(), task.task_id.as_str())).collect();
+    let find = sql!(
+        "SELECT w.id FROM {rows $1 id:int tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id \
+         WHERE t.parent = w.id"
+    );
+    Ok(tx.rows::<(i64,)>(find, args![array(&ids)?]).await?.into_iter().map(|(id,)| id).collect())
 }
 
 /// A task that is DEAD, and has a step for failures.
@@ -157,7 +176,7 @@ impl Dead {
     fn parent(self, task: NewTask) -> Parent {
         let children = Children { tasks: vec![task], then: None };
         let Self { id, job, grp: group, tenant, pipeline, path, is_input, .. } = self;
-        Parent { id, job, group, tenant, pipeline, path, is_input: is_input == 1, children }
+        Parent { id, job, group, tenant, pipeline, path, is_input: is_input == 1, first: LAST, children }
     }
 }
 

@@ -10,7 +10,7 @@ use super::transaction::Tx;
 use crate::task::children::{Delivery, NewTask};
 use crate::task::id::TaskKey;
 use crate::task::state::TaskState;
-use crate::task_store::Outgoing;
+use crate::task_store::{Outgoing, SweepRequest};
 use std::time::Duration;
 
 /// A message for each of these tasks that is QUEUED and whose messages a broker carries.
@@ -85,8 +85,14 @@ pub(super) async fn outgoing(tx: &mut Tx<'_>, lease: Duration, limit: u32) -> Re
         .collect())
 }
 
-/// Confirmed by the broker.
+/// Confirmed by the broker: from now on the messages may be under way. A task that somebody else has locked is his by now.
 pub(super) async fn sent(tx: &mut Tx<'_>, ids: &[i64]) -> Result<(), Fault> {
+    let under_way = sql!(
+        "WITH c AS MATERIALIZED (SELECT t.id FROM tasks t WHERE t.state = 'QUEUED' \
+                                   AND t.id IN (SELECT o.task FROM outbox o WHERE o.id IN {ints $1}) ORDER BY t.id {skip locked t}) \
+         UPDATE tasks SET sent_at = $2 WHERE id IN (SELECT id FROM c)"
+    );
+    tx.execute(under_way, args![array(ids)?, tx.now]).await?;
     tx.execute(sql!("DELETE FROM outbox WHERE id IN {ints $1}"), args![array(ids)?]).await
 }
 
@@ -96,9 +102,9 @@ const RESEND_AFTER: Duration = Duration::from_secs(3600);
 /// Most doublings of it: 32 hours.
 const RESEND_DOUBLINGS: i64 = 5;
 
-/// Sends a message again for every task whose own seems lost: none for long, or its queue was empty ever since the last one. Returns
-/// how many.
-pub(super) async fn resend(tx: &mut Tx<'_>, idle: &[(&str, i64)], limit: u32) -> Result<u64, Fault> {
+/// Sends a message again for every task whose own seems lost. Returns how many.
+pub(super) async fn resend(tx: &mut Tx<'_>, request: &SweepRequest) -> Result<u64, Fault> {
+    let limit = request.limit;
     let old = sql!(
         "SELECT t.id FROM tasks t {index tasks_broker} \
          WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL AND t.sent_at <= $1 - $2 \
@@ -107,16 +113,22 @@ pub(super) async fn resend(tx: &mut Tx<'_>, idle: &[(&str, i64)], limit: u32) ->
          LIMIT $4 {skip locked t}"
     );
     let old: Vec<(i64,)> = tx.rows(old, args![tx.now, millis(RESEND_AFTER), RESEND_DOUBLINGS, limit]).await?;
+    // Its queue was empty for as long as a dead worker may have hidden it: a lease.
+    let empty = request.idle_queues.iter().filter(|idle| idle.since >= request.lease);
+    let empty: Vec<&str> = empty.map(|idle| idle.queue.as_str()).collect();
     let quiet = sql!(
-        "SELECT t.id FROM {rows $2 queue:text ms:int} q {join} tasks t {index tasks_broker} ON t.queue = q.queue \
-         WHERE t.state = 'QUEUED' AND t.sent_at < $1 - q.ms AND t.not_before < $1 - q.ms \
+        "SELECT t.id FROM {texts $2} q {join} tasks t {index tasks_broker} ON t.queue = q.value \
+         WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL AND t.sent_at <= $1 - $3 \
+           AND {max}(t.sent_at, t.not_before) + ($3 << CAST({min}(t.sends, $4) AS INTEGER)) <= $1 \
            AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.task = t.id) \
-         LIMIT $3 {skip locked t}"
+         LIMIT $5 {skip locked t}"
     );
-    let quiet: Vec<(i64,)> = if idle.is_empty() { Vec::new() } else { tx.rows(quiet, args![tx.now, array(idle)?, limit]).await? };
+    let args = args![tx.now, array(&empty)?, millis(request.lease), RESEND_DOUBLINGS, limit];
+    let quiet: Vec<(i64,)> = if empty.is_empty() { Vec::new() } else { tx.rows(quiet, args).await? };
     let mut lost: Vec<i64> = old.into_iter().chain(quiet).map(|(id,)| id).collect();
     lost.sort_unstable();
     lost.dedup();
+    lost.truncate(limit as usize);
     if !lost.is_empty() {
         put(tx, &lost).await?;
         tx.execute(sql!("UPDATE tasks SET sent_at = $2, sends = sends + 1 WHERE id IN {ints $1}"), args![array(&lost)?, tx.now]).await?;

@@ -9,10 +9,12 @@ use crate::task_store::Pruned;
 use std::time::Duration;
 
 /// What goes with tasks ($1), the rows that point at them first.
-static OF_TASKS: [Statement; 5] = [
+static OF_TASKS: [Statement; 6] = [
     Statement::new(
         "DELETE FROM groups WHERE id IN (SELECT grp FROM tasks WHERE id IN {ints $1} UNION SELECT waits FROM tasks WHERE id IN {ints $1})",
     ),
+    // What is still to be sent would come back as a task of a new job.
+    Statement::new("DELETE FROM outbox WHERE task IN {ints $1}"),
     Statement::new("DELETE FROM claims WHERE task IN {ints $1}"),
     Statement::new("DELETE FROM logs WHERE task IN {ints $1}"),
     Statement::new("DELETE FROM messages WHERE task IN {ints $1}"),

@@ -24,6 +24,9 @@ struct Holder {
     stopping: i64,
     expected: Option<i64>,
     arrived: i64,
+    prefix: String,
+    /// Whether it holds its prefix: while it is PROCESSING, and as long as it keeps the staged outputs of a dead task.
+    holds: bool,
 }
 
 /// A task that is there, or about to be: its job, and the hash of its message.
@@ -71,7 +74,14 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) ->
         );
         let joins = holders.jobs.contains_key(&key);
         let holder = match holders.jobs.entry(key.clone()) {
-            Entry::Occupied(holder) => holder.into_mut(),
+            Entry::Occupied(holder) => {
+                let holder = holder.into_mut();
+                if holder.stopping == 0 {
+                    occupied.0.insert(new.prefix.clone());
+                    holder.holds = true;
+                }
+                holder
+            }
             Entry::Vacant(place) => {
                 occupied.0.insert(new.prefix.clone());
                 place.insert(new_holder(new, numbers.take()?, numbers.take()?))
@@ -88,8 +98,8 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) ->
 
 fn new_holder(new: &NewJob, id: i64, grp: i64) -> Holder {
     let feed = if new.feed == Feed::Single { "single" } else { "open" };
-    let (pipeline, root_task) = (new.pipeline.clone(), new.root.task_id.clone());
-    Holder { id, grp, pipeline, root_task, feed: feed.into(), stopping: 0, expected: None, arrived: 0 }
+    let (pipeline, root_task, prefix) = (new.pipeline.clone(), new.root.task_id.clone(), new.prefix.clone());
+    Holder { id, grp, pipeline, root_task, feed: feed.into(), stopping: 0, expected: None, arrived: 0, prefix, holds: true }
 }
 
 impl Holder {
@@ -116,8 +126,11 @@ fn judge(new: &NewJob, holders: &Holders, occupied: &Occupied) -> Submitted {
             let is_root = new.feed != Feed::Single || job.root_task == new.root.task_id;
             if is_it && is_root { Submitted::Repeated } else { Submitted::Conflict }
         }
-        (Some(job), None) if new.feed == Feed::Single || job.feed == "single" => Submitted::Conflict,
-        (Some(job), None) if job.feed == "sealed" => Submitted::Sealed,
+        (Some(_), None) if new.feed == Feed::Single => Submitted::Conflict,
+        (Some(job), None) if matches!(job.feed.as_str(), "single" | "sealed") => Submitted::Sealed,
+        (Some(job), None) if job.prefix != new.prefix => Submitted::Conflict,
+        // It had ended, and another took its prefix meanwhile. What is cancelled on arrival writes nothing there.
+        (Some(job), None) if !job.holds && job.stopping == 0 && occupied.overlaps(&job.prefix) => Submitted::Occupied,
         (Some(_), None) => Submitted::Created,
         (None, Some(_)) => Submitted::Conflict,
     }
@@ -172,7 +185,9 @@ async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {
     let ids: Vec<(&str, &str, &str)> = jobs.iter().map(|j| (j.tenant.as_str(), j.job_id.as_str(), j.root.task_id.as_str())).collect();
     let ids = array(&ids)?;
     let by_job = sql!(
-        "SELECT DISTINCT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, \
+        "SELECT DISTINCT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, j.prefix, \
+                (j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' \
+                                                   AND t.manifest IS NOT NULL)) AS holds, \
                 (SELECT t.grp FROM tasks t WHERE t.tenant = j.tenant AND t.task_id = j.root_task) AS grp \
          FROM {rows $1 tenant:text job_id:text task_id:text} w {join} jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id"
     );

@@ -48,7 +48,7 @@ pub(super) async fn anything(db: &mut Db<'_>, request: &SweepRequest) -> Result<
 pub(super) async fn sweep(tx: &mut Tx<'_>, request: &SweepRequest, lapsed: &[Lapsed]) -> Result<Swept, Fault> {
     let buried = lapse::take_back(tx, lapsed).await?;
     let idle: Vec<(&str, i64)> = request.idle_queues.iter().map(|q| (q.queue.as_str(), millis(q.since))).collect();
-    let resent = outbox::resend(tx, &idle, request.limit).await?;
+    let resent = outbox::resend(tx, request).await?;
     let closed = feed::close_idle(tx, millis(request.fed_idle), &idle, request.limit).await?;
     let (lease, limit) = (millis(request.lease), request.limit);
     let unfinished: Vec<(String, String, String, String)> = tx.rows(&UNFINISHED, args![tx.now, lease, limit]).await?;
