@@ -6,7 +6,7 @@ pub(super) mod fault;
 mod open;
 #[cfg(test)]
 mod tests;
-pub(super) mod watch;
+mod watch;
 
 pub use open::Durability;
 
