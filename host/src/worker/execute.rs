@@ -90,13 +90,30 @@ fn place(worker: &Worker, claimed: &Claimed) -> Result<(Arc<StepSpec>, Uri), Fau
 /// committed task. Nor is its place kept longer: another task's hooks may run while the store commits this one.
 async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant, slot: Slot) -> Result<Manifest, Fault> {
     let held = worker.heartbeats.hold(run.claimed.lease.clone(), Arc::clone(&run.scope), sent);
-    let (answer, children) = answer(worker, run).await?;
-    let manifest = stage(worker, run, &answer).await?;
+    let made = async {
+        let (answer, children) = answer(worker, run).await?;
+        let manifest = stage(worker, run, &answer).await?;
+        Ok((answer, children, manifest))
+    };
+    let made = made.await;
+    if let Err(Fault::LeaseLost) = made {
+        discard(worker, run).await;
+    }
+    let (answer, children, manifest) = made?;
     reach(Point::AfterStaging);
     drop(held);
     drop(slot);
     reach(Point::BeforeCommit);
     commit(worker, run, answer.outcome, manifest, children).await
+}
+
+/// Removes what this run has staged, once it is certain that it has not committed: a sweeper may have been here before, and nobody
+/// would come for it again. Folders are named by owner, so that nothing of another run goes.
+async fn discard(worker: &Worker, run: &Run) {
+    let Ok(folder) = run.prefix.join(&run.scope.attempt_folder()) else { return };
+    if let Err(error) = worker.services.objects.delete_prefix(&folder).await {
+        tracing::debug!(%error, "what a lost run has staged is left to the sweeper");
+    }
 }
 
 /// Steps 1, 2, 4 and 5: validate, instance, process, publish-next; and the plan of the children.
@@ -263,7 +280,10 @@ async fn commit(worker: &Worker, run: &Run, outcome: Option<String>, manifest: M
     loop {
         match worker.services.tasks.commit(commit.clone()).await {
             Ok(Applied::Yes) => return Ok(manifest),
-            Ok(Applied::Lost) => return Err(Fault::LeaseLost),
+            Ok(Applied::Lost) => {
+                discard(worker, run).await;
+                return Err(Fault::LeaseLost);
+            }
             // The answer may be lost and the commit not: asking again reads it back.
             Err(StoreError::Unavailable(error)) if !run.scope.has_lapsed() => {
                 tracing::warn!(error, task_id = run.work.task_id, "commit has no known outcome; asking again");
