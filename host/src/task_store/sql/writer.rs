@@ -7,6 +7,7 @@ use super::changed::Changed;
 use super::fault::Fault;
 use super::link::{Link, within};
 use super::request::{self, Answer, Outcome, Request};
+use super::sqlite::watch::LOOK_EVERY;
 use crate::failpoint::{Point, reach};
 use crate::task::lease::Lease;
 use crate::task_store::{Admission, Claimed, Settlement, StoreError};
@@ -137,14 +138,14 @@ enum Event {
 
 impl Writer {
     async fn run(mut self) {
+        let looks = self.link.sqlite().is_some();
         loop {
-            let pace = self.link.sqlite().map(|link| link.watch.pace());
             let event = tokio::select! {
                 biased;
                 beat = next(&mut self.beats) => beat.map_or(Event::Closed, Event::Beat),
                 Some(leases) = self.returned.recv() => Event::Returned(leases),
                 request = self.requests.recv() => request.map_or(Event::Closed, Event::Request),
-                () = self.changed.waited_for(pace.unwrap_or_default()), if pace.is_some() => Event::Look,
+                () = self.changed.waited_for(LOOK_EVERY), if looks => Event::Look,
             };
             match event {
                 Event::Beat(beat) => self.serve_beats(Some(beat)).await,

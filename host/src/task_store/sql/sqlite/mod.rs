@@ -6,7 +6,7 @@ pub(super) mod fault;
 mod open;
 #[cfg(test)]
 mod tests;
-mod watch;
+pub(super) mod watch;
 
 pub use open::Durability;
 

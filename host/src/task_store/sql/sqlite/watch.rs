@@ -4,14 +4,8 @@ use sqlx::SqliteConnection;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// How often the log file is looked at while somebody waits and others are quiet: under one percent of a core.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-
-/// How often once another process has written: it may well write again soon.
-const LOOK_SOON: Duration = Duration::from_millis(1);
-
-/// Looks after which it counts as quiet again. Each of them asks SQLite.
-const SOON_FOR: u32 = 50;
+/// How often the log file is looked at while somebody waits.
+pub(in crate::task_store::sql) const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Looks after which SQLite itself is asked, however quiet the file: 0.25 s.
 const ASK_EVERY: u32 = 50;
@@ -27,7 +21,6 @@ pub(in crate::task_store::sql) struct Watch {
     log: PathBuf,
     seen: Option<(u64, SystemTime)>,
     ask_for: u32,
-    soon_for: u32,
     quiet: u32,
     data_version: Option<i64>,
 }
@@ -37,12 +30,7 @@ impl Watch {
     pub fn new(path: &Path) -> Self {
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
-        Self { log: log.into(), seen: None, ask_for: 0, soon_for: 0, quiet: 0, data_version: None }
-    }
-
-    /// When to look next.
-    pub fn pace(&self) -> Duration {
-        if self.soon_for > 0 { LOOK_SOON } else { LOOK_EVERY }
+        Self { log: log.into(), seen: None, ask_for: 0, quiet: 0, data_version: None }
     }
 
     /// Whether another connection has written since the last look.
@@ -53,10 +41,9 @@ impl Watch {
             self.ask_for = ASK_AFTER_CHANGE;
         }
         self.quiet += 1;
-        if self.ask_for == 0 && self.soon_for == 0 && self.quiet < ASK_EVERY {
+        if self.ask_for == 0 && self.quiet < ASK_EVERY {
             return false;
         }
-        self.soon_for = self.soon_for.saturating_sub(1);
         self.ask_for = self.ask_for.saturating_sub(1);
         self.quiet = 0;
         match sqlx::query_scalar::<_, i64>("PRAGMA data_version").fetch_one(connection).await {
@@ -68,10 +55,6 @@ impl Watch {
 
     /// Takes note of a `data_version`; true where it has changed.
     pub fn saw(&mut self, version: i64) -> bool {
-        let changed = self.data_version.replace(version).is_some_and(|before| before != version);
-        if changed {
-            self.soon_for = SOON_FOR;
-        }
-        changed
+        self.data_version.replace(version).is_some_and(|before| before != version)
     }
 }
