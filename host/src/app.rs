@@ -148,6 +148,10 @@ impl App {
         }
         let refuse = |why: String| AppError::DataDir { path: config.data_dir.clone(), why };
         std::fs::create_dir_all(&config.data_dir).map_err(|e| refuse(e.to_string()))?;
+        Self::connect(config).await
+    }
+
+    async fn connect(config: Config) -> Result<Self, AppError> {
         let durability = if config.normal_durability { Durability::Normal } else { Durability::Full };
         let tasks: Arc<dyn TaskStore> = match &config.store {
             None => Arc::new(SqliteTaskStore::open(&config.data_dir.join(DATABASE), durability).await?),
@@ -159,15 +163,19 @@ impl App {
 
     /// The stores where there are any; none where nothing was ever submitted. For commands that only look: it creates nothing.
     pub async fn existing(config: Config) -> Result<Option<Self>, AppError> {
-        let database = match &config.store {
-            None => config.data_dir.join(DATABASE),
-            Some(StoreAt::File(path)) => path.clone(),
-            Some(StoreAt::Server(_)) => return Self::open(config).await.map(Some),
-        };
-        match database.try_exists() {
-            Ok(true) => Self::open(config).await.map(Some),
+        match Self::database(&config).map_or(Ok(true), |file| file.try_exists()) {
+            Ok(true) => Self::connect(config).await.map(Some),
             Ok(false) => Ok(None),
             Err(e) => Err(AppError::DataDir { path: config.data_dir, why: e.to_string() }),
+        }
+    }
+
+    /// The file of the task store; none where a server keeps it.
+    pub fn database(config: &Config) -> Option<PathBuf> {
+        match &config.store {
+            None => Some(config.data_dir.join(DATABASE)),
+            Some(StoreAt::File(path)) => Some(path.clone()),
+            Some(StoreAt::Server(_)) => None,
         }
     }
 

@@ -34,6 +34,8 @@ macro_rules! points {
 }
 
 points! {
+    /// A broker has delivered messages; the store has not seen them.
+    AfterReceive = "after-receive",
     /// The store has leased tasks, and none has begun.
     AfterClaim = "after-claim",
     /// An instance is ready; no hook has run.
@@ -74,6 +76,12 @@ points! {
     AfterFinishing = "after-finishing",
     /// Old attempts are removed; the store has not been told.
     BeforeSwept = "before-swept",
+    /// Rows of the outbox are taken, and nothing of them is sent.
+    BeforeSend = "before-send",
+    /// A broker has confirmed messages; their rows are still in the outbox.
+    AfterSend = "after-send",
+    /// The store holds all that messages asked for; the broker has not been told.
+    BeforeAck = "before-ack",
 }
 
 impl fmt::Display for Point {

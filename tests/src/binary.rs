@@ -30,6 +30,8 @@ pub fn onnxruntime() -> PathBuf {
 /// A folder with a data directory, removed at the end.
 pub struct Place {
     pub folder: tempfile::TempDir,
+    /// Where tasks are kept; none: a file in the data directory.
+    dsn: Option<String>,
 }
 
 /// What a command printed, and how it ended.
@@ -64,7 +66,12 @@ impl From<Output> for Printed {
 
 impl Place {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self { folder: tempfile::tempdir().unwrap(), dsn: None }
+    }
+
+    /// The same, with its tasks in this database.
+    pub fn on(dsn: String) -> Self {
+        Self { dsn: Some(dsn), ..Self::new() }
     }
 
     pub fn path(&self) -> &Path {
@@ -78,7 +85,7 @@ impl Place {
         let mut command = Command::new(binary);
         command.current_dir(self.path()).args(words).env_clear().env("ORT_DYLIB_PATH", onnxruntime());
         command.env("WASM_WORKER_DATA_DIR", self.path().join("data")).env("WASM_WORKER_LOG", "warn");
-        command.stdin(Stdio::null());
+        command.envs(self.dsn.iter().map(|dsn| ("DB_DSN", dsn))).stdin(Stdio::null());
         command
     }
 

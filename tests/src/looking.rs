@@ -74,3 +74,21 @@ fn a_state_is_called_so_everywhere() {
     let told = place.run(&["tasks", "cancel", "--state", "queued"]).ok();
     assert_eq!(told.out, "task waits is CANCELLED\n");
 }
+
+/// One answer of the store is bounded; commands that change things go on until nothing is left, and lists say that there may be more.
+#[test]
+fn more_than_one_answer_holds() {
+    let place = Place::new();
+    let noop = guest("noop");
+    let submit = ["submit", noop.to_str().unwrap(), "--params", "{}", "--repeat", "10030"];
+    place.run(&submit).ok();
+    let listed = place.run(&["jobs", "list", "--json"]).ok();
+    assert_eq!(listed.json().as_array().unwrap().len(), 10_000);
+    assert!(listed.err.contains("10000 shown; there may be more"), "{}", listed.err);
+    assert_eq!(place.run(&["jobs", "list", "--limit", "7", "--json"]).ok().err, "", "it is as many as were asked for");
+    assert_eq!(place.run(&["tasks", "cancel", "--state", "queued"]).ok().out, "10030 tasks: 10030 CANCELLED\n");
+    place.run(&submit).ok();
+    assert_eq!(place.run(&["jobs", "cancel", "--all", "--json"]).ok().json().as_array().unwrap().len(), 10_030);
+    assert_eq!(place.run(&["tasks", "list", "--state", "queued", "--json"]).ok().json(), json!([]));
+    assert_eq!(place.run(&["prune", "--older-than", "1ms"]).ok().out, "20060 jobs with 20060 tasks removed\n");
+}

@@ -71,8 +71,13 @@ fn dead_letters_are_listed_shown_and_put_back() {
     let waiting = task(&place, "slow");
     assert_eq!((&waiting["state"], &waiting["attempts"], &waiting["epoch"]), (&json!("QUEUED"), &json!(0), &json!(1)));
     assert_eq!(job(&place, "slow")["state"], "PROCESSING");
+    let _worker = Running::start(&place, &["run", &file], &[]);
+    wait_for(&place, "slow", "DONE");
+    // A worker that waits for work is woken by what is put back.
     place.run(&["dlq", "redrive", "--code", "probe-lost"]).ok();
-    run_down(&place, &file, &[]);
+    crate::binary::until("the task to die again", || {
+        Some(()).filter(|()| task(&place, "lost")["epoch"] == 2 && task(&place, "lost")["state"] == "DEAD")
+    });
     let done = task(&place, "slow");
     assert_eq!((&done["state"], &done["epoch"]), (&json!("DONE"), &json!(2)));
     assert_eq!((&job(&place, "slow")["state"], &job(&place, "lost")["state"]), (&json!("DONE"), &json!("FAILED")));

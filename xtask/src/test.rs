@@ -1,6 +1,6 @@
 //! Every test, from nothing: guests, models, then the tests of the workspace and the guests' own.
 
-use crate::{guests, models, picture, shell};
+use crate::{guests, models, mutants, picture, shell};
 use std::process::Command;
 use std::time::Instant;
 
@@ -22,6 +22,9 @@ pub fn test(arguments: &[&str]) -> Result<(), String> {
         command.current_dir(root.join("guests")).env("CARGO_TARGET_DIR", shell::target());
         shell::run(command.args(["test", "--release", "--target", &host_target()?]).args(arguments))
     })?;
+    if arguments.is_empty() {
+        shell::part("deliberate breaks, each of which a test must notice", || mutants::mutants(&[]))?;
+    }
     println!("all tests passed in {:.1} min", began.elapsed().as_secs_f64() / 60.0);
     Ok(())
 }

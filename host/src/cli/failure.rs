@@ -78,7 +78,7 @@ impl From<StoreError> for Failure {
         match error {
             StoreError::NotFound(_) => failure.help("`wasm-worker jobs list` and `wasm-worker tasks list` show what there is"),
             StoreError::Denied(_) => failure.help("the data folder must be writable; --data-dir names another"),
-            StoreError::Unavailable(_) => failure.help("try again; another process may be holding the task store"),
+            StoreError::Unavailable(_) => failure.help("try again; its server may be away, or another process may be holding its file"),
             StoreError::Conflict(_) | StoreError::Invalid(_) => failure,
         }
     }

@@ -1,8 +1,9 @@
 //! The options that every command takes, and the configuration they lead to.
 
 use super::failure::Failure;
-use super::terminal::is_no_color;
+use super::terminal::{is_no_color, note};
 use crate::config::{Config, Overrides};
+use crate::task_store::MAX_ANSWER;
 use crate::telemetry;
 use clap::{ArgAction, Args, ValueEnum};
 use std::path::PathBuf;
@@ -100,7 +101,15 @@ impl Globals {
     }
 }
 
-/// How much a list shows where nobody said: a screenful of people's lines, or all of it for a machine.
+/// How much a list shows where nobody said: a screenful of people's lines, or for a machine as much as one answer of the store holds.
 pub fn list_limit(asked: Option<u32>, json: bool) -> u32 {
-    asked.unwrap_or(if json { u32::MAX } else { 100 })
+    asked.unwrap_or(if json { MAX_ANSWER } else { 100 })
+}
+
+/// Says so where a list may have been cut, and nobody asked for that.
+pub fn tell_if_cut(asked: Option<u32>, json: bool, shown: usize) {
+    let limit = list_limit(asked, json).min(MAX_ANSWER);
+    if shown >= limit as usize && asked.is_none_or(|asked| asked > limit) {
+        note(&format!("{shown} shown; there may be more: --limit takes up to {MAX_ANSWER}, and filters narrow a list"));
+    }
 }

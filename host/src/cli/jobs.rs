@@ -1,19 +1,21 @@
 //! `jobs`: lists, shows, seals and cancels jobs.
 
 use super::failure::{Exit, Failure};
-use super::globals::{Globals, list_limit};
+use super::globals::{Globals, list_limit, tell_if_cut};
 use super::record::Record;
 use super::render::{state, table, text, time};
 use super::stores::Stores;
 use super::terminal::{Terminal, note, print, print_json};
 use crate::app::App;
 use crate::task::state::JobState;
-use crate::task_store::{JobView, StoreError};
+use crate::task_store::{JobView, MAX_ANSWER, StoreError};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+use std::collections::HashSet;
 
-/// Jobs looked at to find one by the beginning of its id.
-const LOOK_BACK: u32 = 10_000;
+/// Requests on their way at once: the store takes many in one transaction.
+const AT_ONCE: usize = 64;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,7 +71,7 @@ enum JobsCommand {
         /// Jobs of every tenant
         #[arg(long)]
         all_tenants: bool,
-        /// At most this many [default: 100, or all with --json]
+        /// At most this many [default: 100, or 10000 with --json]
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
@@ -114,7 +116,12 @@ pub async fn run(globals: &Globals, args: &JobsArgs) -> Result<Exit, Failure> {
             let Some(app) = stores.or_tell(globals.json, &json!([]))? else { return Ok(Exit::Done) };
             let tenant = (!all_tenants).then_some(app.config.tenant.as_str());
             let jobs = app.tasks.jobs(tenant, *state, list_limit(*limit, globals.json)).await?;
-            if globals.json { print_json(&jobs)? } else { print(&list(&jobs, terminal))? }
+            if globals.json {
+                print_json(&jobs)?
+            } else {
+                print(&list(&jobs, terminal))?
+            }
+            tell_if_cut(*limit, globals.json, jobs.len());
         }
         JobsCommand::Show { id } => {
             let app = stores.require()?;
@@ -129,9 +136,7 @@ pub async fn run(globals: &Globals, args: &JobsArgs) -> Result<Exit, Failure> {
         JobsCommand::Seal { id } => seal(&stores.require()?, id, globals.json).await?,
         JobsCommand::Cancel(which) if which.ids.is_empty() => {
             let Some(app) = stores.or_tell(globals.json, &json!([]))? else { return Ok(Exit::Done) };
-            let jobs = app.tasks.jobs(Some(&app.config.tenant), Some(JobState::Processing), u32::MAX).await?;
-            let of_pipeline = |job: &JobView| which.pipeline.as_ref().is_none_or(|name| job.pipeline == *name);
-            cancel(&app, jobs.into_iter().filter(of_pipeline).collect(), globals.json).await?;
+            cancel_all(&app, which.pipeline.as_deref(), globals.json).await?;
         }
         JobsCommand::Cancel(which) => {
             let app = stores.require()?;
@@ -140,7 +145,13 @@ pub async fn run(globals: &Globals, args: &JobsArgs) -> Result<Exit, Failure> {
             for id in &which.ids {
                 jobs.push(find(&app, id).await?);
             }
-            cancel(&app, jobs, globals.json).await?;
+            let mut lines = Vec::new();
+            for job in &jobs {
+                lines.push(cancel_one(&app, job, globals.json).await?);
+            }
+            if globals.json {
+                print_json(&lines)?;
+            }
         }
     }
     Ok(Exit::Done)
@@ -156,23 +167,38 @@ async fn seal(app: &App, id: &str, json: bool) -> Result<(), Failure> {
     print(&format!("job {} {told}; it is {state} ({})", job.job_id, state::counts(&job.tasks)))
 }
 
-async fn cancel(app: &App, jobs: Vec<JobView>, json: bool) -> Result<(), Failure> {
-    let mut lines = Vec::with_capacity(jobs.len());
-    for job in &jobs {
-        let live = app.tasks.cancel_job(&job.tenant, &job.job_id).await?;
-        let after = app.tasks.job(&job.tenant, &job.job_id).await?.state;
-        if !json {
-            print(&format!("job {}: {} asked to stop; the job is {after}", job.job_id, text::count(live, "task")))?;
+/// Page after page, as those that were cancelled leave the list; one whose tasks still run stays in it, and is asked once.
+async fn cancel_all(app: &App, pipeline: Option<&str>, json: bool) -> Result<(), Failure> {
+    let (mut asked, mut lines) = (HashSet::new(), Vec::new());
+    loop {
+        let jobs = app.tasks.jobs(Some(&app.config.tenant), Some(JobState::Processing), MAX_ANSWER).await?;
+        let full = jobs.len() >= MAX_ANSWER as usize;
+        let of_pipeline = jobs.into_iter().filter(|job| pipeline.is_none_or(|name| job.pipeline == name));
+        let new: Vec<JobView> = of_pipeline.filter(|job| asked.insert(job.job_id.clone())).collect();
+        let last = !full || new.is_empty();
+        let cancelled = stream::iter(new).map(async |job| cancel_one(app, &job, json).await).buffered(AT_ONCE);
+        lines.extend(cancelled.try_collect::<Vec<Value>>().await?);
+        if last {
+            break;
         }
-        lines.push(json!({"job_id": job.job_id, "live_tasks": live, "state": after}));
     }
     if json {
         return print_json(&lines);
     }
-    if jobs.is_empty() {
+    if lines.is_empty() {
         note("no job that has not ended");
     }
     Ok(())
+}
+
+/// Cancels one; the line on it for machines. People are told at once.
+async fn cancel_one(app: &App, job: &JobView, json: bool) -> Result<Value, Failure> {
+    let live = app.tasks.cancel_job(&job.tenant, &job.job_id).await?;
+    let after = app.tasks.job(&job.tenant, &job.job_id).await?.state;
+    if !json {
+        print(&format!("job {}: {} asked to stop; the job is {after}", job.job_id, text::count(live, "task")))?;
+    }
+    Ok(json!({"job_id": job.job_id, "live_tasks": live, "state": after}))
 }
 
 fn list(jobs: &[JobView], terminal: Terminal) -> String {
@@ -216,7 +242,7 @@ pub async fn find(app: &App, id: &str) -> Result<JobView, Failure> {
         Err(StoreError::NotFound(_)) => {}
         found => return Ok(found?),
     }
-    let jobs = app.tasks.jobs(Some(tenant), None, LOOK_BACK).await?;
+    let jobs = app.tasks.jobs(Some(tenant), None, MAX_ANSWER).await?;
     let mut fits: Vec<JobView> = jobs.into_iter().filter(|job| !id.is_empty() && job.job_id.starts_with(id)).collect();
     let shown = text::line(id, 128);
     match (fits.pop(), fits.len()) {

@@ -29,9 +29,9 @@ const BATCH: u32 = 200;
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PruneArgs {
-    /// Jobs that ended longer ago than this
-    #[arg(long, value_name = "TIME", default_value = "30days", value_parser = humantime::parse_duration)]
-    older_than: Duration,
+    /// Jobs that ended longer ago than this [default: store.retention, 30 days]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    older_than: Option<Duration>,
     /// Counts what would be removed, and changes nothing
     #[arg(long)]
     dry_run: bool,
@@ -42,10 +42,11 @@ pub async fn run(globals: &Globals, args: &PruneArgs) -> Result<Exit, Failure> {
     let stores = Stores::find(globals).await?;
     let Some(app) = stores.or_tell(globals.json, &told(args, Pruned::default()))? else { return Ok(Exit::Done) };
     let stop = signals::listen("stopping after this batch")?;
+    let older_than = args.older_than.unwrap_or(app.config.retention);
     let pruned = if args.dry_run {
-        app.tasks.prune(args.older_than, u32::MAX, true).await?
+        app.tasks.prune(older_than, u32::MAX, true).await?
     } else {
-        prune(&app, args.older_than, Terminal::detect().shows_progress && !globals.json, &stop).await?
+        prune(&app, older_than, Terminal::detect().shows_progress && !globals.json, &stop).await?
     };
     if globals.json {
         print_json(&told(args, pruned))?;

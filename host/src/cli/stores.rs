@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub enum Stores {
     /// They are there.
     Open(Box<App>),
-    /// Nothing was ever submitted here.
+    /// Nothing was ever submitted here: there is no such file.
     None(PathBuf),
 }
 
@@ -19,16 +19,16 @@ impl Stores {
     /// Reads the configuration, and opens the stores where there are any.
     pub async fn find(globals: &Globals) -> Result<Self, Failure> {
         let config = globals.open(Chatter::Command, &[])?;
-        let folder = config.data_dir.clone();
-        Ok(App::existing(config).await?.map_or(Self::None(folder), |app| Self::Open(Box::new(app))))
+        let file = App::database(&config).unwrap_or_default();
+        Ok(App::existing(config).await?.map_or(Self::None(file), |app| Self::Open(Box::new(app))))
     }
 
     /// The stores, for a command that names something in them.
     pub fn require(self) -> Result<App, Failure> {
         match self {
             Self::Open(app) => Ok(*app),
-            Self::None(folder) => Err(Failure::failed(format!("nothing was submitted yet: no task store in {}", folder.display()))
-                .help("--data-dir names another folder; `wasm-worker submit` makes one")),
+            Self::None(file) => Err(Failure::failed(format!("nothing was submitted yet: no task store at {}", file.display()))
+                .help("--data-dir names another folder, DB_DSN another store; `wasm-worker submit` makes one")),
         }
     }
 
@@ -36,11 +36,11 @@ impl Stores {
     pub fn or_tell<T: Serialize>(self, json: bool, empty: &T) -> Result<Option<App>, Failure> {
         match self {
             Self::Open(app) => Ok(Some(*app)),
-            Self::None(folder) => {
+            Self::None(file) => {
                 if json {
                     print_json(empty)?;
                 }
-                note(&format!("nothing was submitted yet: no task store in {}", folder.display()));
+                note(&format!("nothing was submitted yet: no task store at {}", file.display()));
                 Ok(None)
             }
         }

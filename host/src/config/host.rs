@@ -52,6 +52,8 @@ pub struct Config {
     pub store: Option<StoreAt>,
     /// Whether the task store may forget the last commits at a power cut (`synchronous=NORMAL`).
     pub normal_durability: bool,
+    /// How long jobs that have ended are kept, where `prune` is not told.
+    pub retention: Duration,
     /// Models.
     pub inference: InferenceConfig,
     /// Where jobs put their outputs: a prefix.
@@ -63,6 +65,9 @@ pub struct Config {
     /// Where a developer wants this process to abort, from `WASM_WORKER_ABORT_AT`; never from a file.
     pub abort_at: Option<AbortAt>,
 }
+
+/// How long jobs that have ended are kept unless told otherwise: longer than any queue keeps a message of theirs.
+const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
 /// A variable that starts so holds a secret; the rest of its name is the secret's.
 const SECRET: &str = "WASM_WORKER_SECRET_";
@@ -212,6 +217,7 @@ fn read(mut root: Section<'_>, problems: &Problems) -> Config {
     let mut store = root.section("store");
     let store_at = store::read_at(&mut store);
     let normal_durability = store.choice("durability", &[("full", false), ("normal", true)]).unwrap_or(false);
+    let retention = store.duration("retention").unwrap_or(RETENTION);
     let mut inference = root.section("inference");
     let inference = InferenceConfig {
         backend: inference
@@ -231,6 +237,7 @@ fn read(mut root: Section<'_>, problems: &Problems) -> Config {
         worker,
         store: store_at,
         normal_durability,
+        retention,
         inference,
         bucket,
         limits,
@@ -319,7 +326,9 @@ mod tests {
             ..Overrides::default()
         };
         let text = Config::load(&overrides).unwrap_err().to_string();
-        for part in ["did you mean WASM_WORKER_LEASE?", "did you mean 'concurrency'?", "one of text, json", "known: after-claim, "] {
+        for part in
+            ["did you mean WASM_WORKER_LEASE?", "did you mean 'concurrency'?", "one of text, json", "known: after-receive, after-claim, "]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

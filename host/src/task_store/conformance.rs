@@ -3,12 +3,14 @@
 //! Leases are short and real; no clock is moved by hand. What is particular to one adapter is tested beside it.
 
 mod aging;
+mod agreement;
 mod arrivals;
 mod failures;
 mod feeds;
 mod outbox;
 
 pub use aging::*;
+pub use agreement::stores_agree;
 pub use arrivals::*;
 pub use failures::*;
 pub use feeds::*;
@@ -808,4 +810,101 @@ pub async fn racing_stores_claim_each_task_once(one: &dyn TaskStore, two: &dyn T
     assert_eq!((all.len(), all.iter().collect::<HashSet<_>>().len()), (2000, 2000));
     assert!(on_one > 0 && on_two > 0, "both had their share: {on_one} and {on_two}");
     assert_eq!(one.jobs(None, Some(JobState::Done), 5000).await.unwrap().len(), 2000);
+}
+
+/// Tasks of a job in [`race_of_everything`]: a root, five children with a `then`, and one child with a fan-out and `then` of its own.
+fn raced_children(claimed: &Claimed) -> Children {
+    let (id, job) = (claimed.lease.key.task_id.as_str(), claimed.message.job_id.as_str());
+    let below = |names: &[&str]| names.iter().map(|name| format!("{id}.{name}")).collect::<Vec<_>>();
+    let names = match id.rsplit_once('.') {
+        None => below(&["0", "1", "2", "3", "4"]),
+        Some((_, "0")) => below(&["x", "y"]),
+        Some((_, "x")) => return fan_out(&[&format!("{id}.z")], job, None),
+        _ => return Children::default(),
+    };
+    fan_out(&names.iter().map(String::as_str).collect::<Vec<_>>(), job, Some(&format!("{id}.then")))
+}
+
+/// What a worker does with a task in [`race_of_everything`]; a calm one succeeds with all.
+async fn raced(store: &dyn TaskStore, other: &dyn TaskStore, claimed: &Claimed, calm: bool) {
+    let (lease, dice) = (&claimed.lease, if calm { 99 } else { fastrand::u8(0..100) });
+    let commit = commit_of(lease, raced_children(claimed));
+    match dice {
+        // The worker is gone: the lease lapses.
+        0..4 => {}
+        4..10 => drop(store.settle(lease.clone(), Settlement::Dead(TaskError::new("broken", "by chance")), String::new()).await.unwrap()),
+        10..16 => {
+            let retry = Settlement::Retry(Duration::from_millis(fastrand::u64(0..20)), TaskError::new("busy", "by chance"));
+            store.settle(lease.clone(), retry, "log".into()).await.unwrap();
+        }
+        16..30 => {
+            // Two processes finish the same task.
+            store.commit(Commit { manifest: manifest(), ..commit }).await.unwrap();
+            let (a, b) = tokio::join!(store.end(lease.key.clone()), other.end(lease.key.clone()));
+            a.and(b).unwrap();
+        }
+        30..36 => drop(tokio::join!(store.commit(commit.clone()), other.commit(commit))),
+        _ => drop(store.commit(commit).await.unwrap()),
+    }
+}
+
+/// Everything at once, on several handles of one store: it comes to rest, with every job ended.
+pub async fn race_of_everything(stores: &[&dyn TaskStore]) {
+    let unrest = std::time::Instant::now() + Duration::from_secs(3);
+    let is_calm = || std::time::Instant::now() > unrest;
+    let of = |index: usize| stores[index % stores.len()];
+    let ended = async |id: &str| job_state(of(0), id).await != JobState::Processing;
+    let names: Vec<String> = (0..40).map(|n| format!("race{n}")).collect();
+    let submits = (0..stores.len()).map(async |index| {
+        for name in names.iter().skip(index).step_by(stores.len()) {
+            submit(of(index), job(name)).await;
+        }
+    });
+    let errands = async {
+        let mut rounds = 0_usize;
+        loop {
+            rounds += 1;
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            let calm = is_calm();
+            if !calm && rounds.is_multiple_of(3) {
+                of(rounds).cancel_job(TENANT, &names[fastrand::usize(..names.len())]).await.ok();
+                of(rounds).cancel_task(key(&format!("{}-root.1", names[fastrand::usize(..names.len())]))).await.ok();
+            }
+            let redrive = |index| of(index).redrive(DeadLetterFilter::default(), false);
+            let (a, b) = tokio::join!(redrive(rounds), redrive(rounds + 1));
+            let redriven = a.unwrap().len() + b.unwrap().len();
+            for task in of(rounds).sweep(sweeping(SHORT)).await.unwrap().unfinished {
+                of(rounds).end(task.key).await.unwrap();
+            }
+            if calm && redriven == 0 {
+                let mut live = false;
+                for name in &names {
+                    live |= !ended(name).await;
+                }
+                if !live {
+                    return;
+                }
+            }
+        }
+    };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let workers = (0..2 * stores.len()).map(async |index| {
+        while !stop.is_cancelled() {
+            let calm = is_calm();
+            let claimed = of(index).claim_next(request(8, if calm { LONG } else { SHORT })).await.unwrap();
+            let beats = claimed.iter().map(|c| Heartbeat { lease: c.lease.clone(), progress: None }).collect();
+            of(index).heartbeat(beats, if calm { LONG } else { SHORT }).await.unwrap();
+            futures::future::join_all(claimed.iter().map(|c| raced(of(index), of(index + 1), c, calm))).await;
+            if claimed.is_empty() {
+                of(index).wait_for_work(Duration::from_millis(50)).await;
+            }
+        }
+    });
+    let race = async {
+        futures::future::join_all(submits).await;
+        errands.await;
+        stop.cancel();
+    };
+    let all = async { tokio::join!(race, futures::future::join_all(workers)) };
+    tokio::time::timeout(Duration::from_secs(120), all).await.expect("it comes to rest");
 }

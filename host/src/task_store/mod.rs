@@ -29,6 +29,9 @@ use crate::task::state::{JobState, TaskState};
 use async_trait::async_trait;
 use std::time::Duration;
 
+/// Most rows of one answer, whatever a filter asks for: bounds what a list costs in memory. Who wants more asks again.
+pub const MAX_ANSWER: u32 = 10_000;
+
 /// Why the store did not do it, classed by what the caller does next.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
@@ -57,7 +60,8 @@ pub trait TaskStore: Send + Sync {
 
     /// Takes in messages of a queue: stores what is new, as [`submit`](Self::submit) would, and leases every task that can run now, as
     /// [`claim_next`](Self::claim_next) would. A message that can never be a task becomes a dead letter. One answer each, in order;
-    /// of two with one id in one call, the second finds the first leased.
+    /// of two with one id in one call, the second finds the first leased. One that runs alone ([`Claimed::alone`]) is the only one leased
+    /// by its call: what could run beside it is [`Admission::NotDue`] for a moment.
     async fn admit(&self, arrivals: Vec<NewJob>, lease: Duration, worker: String) -> Result<Vec<Admission>, StoreError>;
 
     /// Keeps messages that are no valid task as dead letters, each once.
@@ -131,7 +135,7 @@ pub trait TaskStore: Send + Sync {
     /// nothing changes. Returns what was (or would be) put back.
     async fn redrive(&self, filter: DeadLetterFilter, dry_run: bool) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// Removes dead letters for good. Their tasks stay DEAD, cannot be put back, and lose their staged outputs to the next sweep. With
+    /// Removes dead letters for good. Their tasks stay DEAD, cannot be put back, and lose their staged outputs to a sweep two leases on. With
     /// `dry_run` nothing changes. Returns what was (or would be) removed.
     async fn purge(&self, filter: DeadLetterFilter, dry_run: bool) -> Result<Vec<DeadLetter>, StoreError>;
 
@@ -146,6 +150,7 @@ pub trait TaskStore: Send + Sync {
     /// Returns the state after the request.
     async fn cancel_task(&self, key: TaskKey) -> Result<TaskState, StoreError>;
 
-    /// Asks every task of a job to stop. Returns how many were live.
+    /// Asks every task of a job to stop. Returns how many were live. Root tasks that come later are stored as CANCELLED; an open job
+    /// without a live task ends.
     async fn cancel_job(&self, tenant: &str, job_id: &str) -> Result<u64, StoreError>;
 }

@@ -33,7 +33,8 @@ pub struct SweepRequest {
     pub limit: u32,
     /// A fed job that nobody has sealed ends once it has had no live task for this long, and its queue was empty all the time.
     pub fed_idle: Duration,
-    /// Queues that the caller has seen empty.
+    /// Queues that the caller has seen empty. Where that was for a lease at least, which is how long a dead worker may have hidden a message,
+    /// a task that is ready for as long is sent for again; else after an hour. The wait doubles each time.
     pub idle_queues: Vec<IdleQueue>,
 }
 

@@ -3,6 +3,7 @@
 //! Nothing rests on any of it: a delivery that cannot be hidden or acknowledged comes again, and its claim sees what became of it.
 
 use super::queues::QueueSpec;
+use crate::failpoint::{Point, reach};
 use crate::queue::{Delivered, QueueError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -179,6 +180,7 @@ impl Deliveries {
 
     /// Gives answers to the broker, again where it was out of reach.
     async fn give(&self, given: &[(Delivery, Verdict)]) {
+        reach(Point::BeforeAck);
         let mut left: Vec<(String, Option<Duration>)> = given.iter().map(|(delivery, answer)| self.worded(delivery, *answer)).collect();
         let mut wait = Duration::from_millis(100);
         for attempt in 1..=TRIES {

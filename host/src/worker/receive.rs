@@ -5,6 +5,7 @@
 use super::Worker;
 use super::deliveries::{Delivery, Inbox, Verdict};
 use super::queues::{Arrival, Context};
+use crate::failpoint::{Point, reach};
 use crate::queue::{Delivered, QueueError};
 use crate::task::hooks::TaskError;
 use crate::task::id::{TaskKey, sha256};
@@ -88,12 +89,14 @@ pub(super) async fn look(worker: &Worker, inbox: &Inbox, look: Look, closing: &C
     if received.is_empty() {
         return Ok(Brought { empty: true, ..Brought::default() });
     }
+    reach(Point::AfterReceive);
     let held = received.into_iter().map(|delivered| (inbox.hold(&delivered), delivered)).collect();
     let mut errands = Vec::new();
     let mut candidates = read(worker, inbox, held, look.rooms).await?;
     candidates = known(worker, inbox, candidates).await?;
     if !candidates.is_empty() {
         errands = admit(worker, candidates).await?;
+        reach(Point::AfterClaim);
     }
     Ok(Brought { errands, empty: false })
 }

@@ -4,6 +4,7 @@
 use super::Worker;
 use super::queues::QueueSpec;
 use super::receive::dead_letter;
+use crate::failpoint::{Point, reach};
 use crate::queue::{QueueError, ToSend};
 use crate::task::children;
 use crate::task::hooks::TaskError;
@@ -59,6 +60,7 @@ pub(super) async fn relay(worker: &Worker) -> Result<usize, StoreError> {
     });
     let gone: Vec<i64> = futures::future::join_all(sends).await.concat();
     if !gone.is_empty() {
+        reach(Point::AfterSend);
         // Lost, it is repeated: the rows are listed again, and sent a second time.
         worker.services.tasks.sent(gone).await?;
     }
@@ -83,6 +85,7 @@ async fn send(worker: &Worker, spec: &QueueSpec, rows: Vec<Outgoing>) -> Vec<i64
         group: row.key.tenant.clone(),
         delay: row.delay,
     });
+    reach(Point::BeforeSend);
     let answers = match timeout(SEND, spec.queue.send(messages.collect())).await {
         Ok(Ok(answers)) => answers,
         Ok(Err(error)) => {

@@ -28,6 +28,9 @@ const BATCH_PAUSE: Duration = Duration::from_millis(500);
 /// How long the loop goes on, once it has killed enough, for failpoints that no worker has come to.
 const LAST_POINTS: Duration = Duration::from_secs(60);
 
+/// Points on the way of a broker's messages. Here the table is the queue, so that nobody comes past them.
+const OF_BROKERS: &[Point] = &[Point::AfterReceive, Point::BeforeSend, Point::AfterSend, Point::BeforeAck];
+
 /// So many violations, and going on tells nothing new.
 const HOPELESS: usize = 20;
 
@@ -80,7 +83,7 @@ impl<'a> Driver<'a> {
             started: 0,
             errands: Errands::default(),
             jobs: Vec::new(),
-            points: Point::ALL.iter().copied().collect(),
+            points: Point::ALL.iter().copied().filter(|point| !OF_BROKERS.contains(point)).collect(),
             next_batch: now,
             next_ask: now,
             clock_moves: now + Duration::from_secs(4),
@@ -162,13 +165,18 @@ impl<'a> Driver<'a> {
                 match roll {
                     0..=2 | 14 => Plan::Pause(soon),
                     3..=4 | 15 => Plan::Terminate(soon),
-                    5..=11 => Worker::abort(*self.dice.pick(Point::ALL)),
+                    5..=11 => Worker::abort(self.any_point()),
                     _ => Plan::Kill(soon),
                 }
             }
         };
         self.started += 1;
         Worker::start(self.site, self.started, plan, &mut self.dice)
+    }
+
+    fn any_point(&mut self) -> Point {
+        let point = *self.dice.pick(Point::ALL);
+        if OF_BROKERS.contains(&point) { self.any_point() } else { point }
     }
 
     /// An hour on, and back after a while.

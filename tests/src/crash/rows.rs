@@ -146,6 +146,15 @@ fn wait<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
+/// What time it is for a Postgres server: Unix seconds.
+pub fn now(dsn: &str) -> i64 {
+    let asked = wait(async {
+        let mut connection = sqlx::PgConnection::connect(dsn).await?;
+        sqlx::query_scalar("SELECT CAST(extract(epoch FROM clock_timestamp()) AS BIGINT)").fetch_one(&mut connection).await
+    });
+    asked.unwrap()
+}
+
 /// Reads all of it. Only when nothing runs any more: the statements are not one transaction.
 pub fn read(site: &Site) -> Rows {
     let read = on_store!(site, connection => Rows {

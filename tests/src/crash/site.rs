@@ -2,7 +2,7 @@
 
 use super::clock::{Clock, Clocks, HOUR};
 use super::dice::Dice;
-use super::load;
+use super::{load, rows};
 use crate::binary::{Place, guest};
 use crate::servers::postgres::Server;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl Site {
     /// With a PostgreSQL server of its own, which may be killed; none where it is not installed.
     pub fn postgres() -> Option<Self> {
         let clocks = Clocks::build();
-        let clock = clocks.clock("server");
+        let mut clock = clocks.clock("server");
         let server = Server::with(&clock.environment())?;
         let others = [("right", 0), ("ahead", HOUR), ("behind", -HOUR)].map(|(name, moved)| {
             let mut clock = clocks.clock(name);
@@ -61,6 +61,10 @@ impl Site {
             clock
         });
         let dsn = server.database();
+        let right = rows::now(&dsn);
+        clock.set(HOUR);
+        assert!((HOUR..HOUR + 600).contains(&(rows::now(&dsn) - right)), "the server does not go by its clock");
+        clock.set(0);
         Some(Self::new(Store::Postgres { server, dsn }, clock, others.into()))
     }
 

@@ -4,18 +4,18 @@ mod filter;
 mod show;
 
 use super::failure::{Exit, Failure};
-use super::globals::{Globals, list_limit};
+use super::globals::{Globals, list_limit, tell_if_cut};
 use super::render::text;
 use super::stores::Stores;
 use super::terminal::{Terminal, note, print, print_json};
 use crate::app::App;
-use crate::task_store::{DeadLetter, DeadLetterFilter, StoreError};
+use crate::task_store::{DeadLetter, DeadLetterFilter, MAX_ANSWER, StoreError};
 use clap::{Args, Subcommand};
 use filter::{Chosen, Filter};
 use serde_json::json;
 
-/// Most letters put back or removed by one command: one transaction.
-const MAX_LETTERS: u32 = 100_000;
+/// Most letters put back or removed by one command: they are all told.
+const MAX_LETTERS: usize = 100_000;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,7 +71,7 @@ enum DlqCommand {
     List {
         #[command(flatten)]
         filter: Filter,
-        /// At most this many [default: 100, or all with --json]
+        /// At most this many [default: 100, or 10000 with --json]
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
@@ -104,7 +104,12 @@ pub async fn run(globals: &Globals, args: &DlqArgs) -> Result<Exit, Failure> {
         DlqCommand::List { filter, limit } => {
             let Some(app) = stores.or_tell(globals.json, &json!([]))? else { return Ok(Exit::Done) };
             let letters = app.tasks.dead_letters(filter.with(&app, list_limit(*limit, globals.json)).await?).await?;
-            if globals.json { print_json(&letters)? } else { print(&show::list(&letters, terminal))? }
+            if globals.json {
+                print_json(&letters)?
+            } else {
+                print(&show::list(&letters, terminal))?
+            }
+            tell_if_cut(*limit, globals.json, letters.len());
         }
         DlqCommand::Show { letter, id } => {
             let app = stores.require()?;
@@ -129,12 +134,12 @@ pub async fn run(globals: &Globals, args: &DlqArgs) -> Result<Exit, Failure> {
 }
 
 async fn redrive(app: &App, chosen: &Chosen, json: bool, terminal: Terminal) -> Result<(), Failure> {
-    let filter = chosen.filter.with(app, MAX_LETTERS).await?;
+    let filter = chosen.filter.with(app, MAX_ANSWER).await?;
     let of_one = match filter.id {
         Some(number) => Some(numbered(app, number).await?),
         None => None,
     };
-    let letters = app.tasks.redrive(filter, chosen.dry_run).await?;
+    let letters = batches(chosen.dry_run, || app.tasks.redrive(filter.clone(), chosen.dry_run)).await?;
     if let Some(letter) = of_one.filter(|_| letters.is_empty()) {
         return Err(stays(&letter));
     }
@@ -147,7 +152,6 @@ async fn redrive(app: &App, chosen: &Chosen, json: bool, terminal: Terminal) -> 
         true => format!("{count} would be put back"),
         false => format!("{count} put back; a `then` that has run is not repeated"),
     });
-    more(&letters);
     Ok(())
 }
 
@@ -166,26 +170,38 @@ fn stays(letter: &DeadLetter) -> Failure {
 }
 
 async fn purge(app: &App, chosen: &Chosen, json: bool, terminal: Terminal) -> Result<(), Failure> {
-    let filter = chosen.filter.with(app, MAX_LETTERS).await?;
+    let filter = chosen.filter.with(app, MAX_ANSWER).await?;
     if let Some(number) = filter.id {
         numbered(app, number).await?;
     }
-    let letters = app.tasks.purge(filter, chosen.dry_run).await?;
+    let letters = batches(chosen.dry_run, || app.tasks.purge(filter.clone(), chosen.dry_run)).await?;
     if json {
         return print_json(&json!({"dry_run": chosen.dry_run, "purged": letters}));
     }
     print(&show::list(&letters, terminal))?;
     let count = text::count(letters.len() as u64, "letter");
     note(&if chosen.dry_run { format!("{count} would be removed") } else { format!("{count} removed") });
-    more(&letters);
     Ok(())
 }
 
-/// Says so where one command did not reach all.
-fn more(letters: &[DeadLetter]) {
-    if letters.len() >= MAX_LETTERS as usize {
-        note(&format!("one command takes {MAX_LETTERS} at most: run it again for the rest"));
+/// Batch after batch, each a transaction, until one is not full. Newest first: a batch of letters that are all younger than this command
+/// means tasks that have died again since, and is the last. A dry run, which changes nothing, sees one batch only.
+async fn batches<F>(dry_run: bool, next: impl Fn() -> F) -> Result<Vec<DeadLetter>, Failure>
+where
+    F: Future<Output = Result<Vec<DeadLetter>, StoreError>>,
+{
+    let mut all = next().await?;
+    let mut full = all.len() >= MAX_ANSWER as usize;
+    let newest = all.iter().map(|letter| letter.id).max().unwrap_or_default();
+    while full && !dry_run && all.len() < MAX_LETTERS {
+        let batch = next().await?;
+        full = batch.len() >= MAX_ANSWER as usize && batch.iter().any(|letter| letter.id <= newest);
+        all.extend(batch);
     }
+    if full {
+        note(&format!("these are {}; there may be more", all.len()));
+    }
+    Ok(all)
 }
 
 async fn numbered(app: &App, number: i64) -> Result<DeadLetter, Failure> {
@@ -215,4 +231,50 @@ async fn only(app: &App, filter: DeadLetterFilter) -> Result<Option<DeadLetter>,
 
 fn missing(shown: &str) -> Failure {
     Failure::failed(format!("no dead letter '{}'", text::line(shown, 128))).help("`wasm-worker dlq list` shows what there is")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::hooks::TaskError;
+    use std::cell::Cell;
+
+    fn letters(ids: std::ops::Range<i64>) -> Vec<DeadLetter> {
+        let letter = |id| DeadLetter {
+            id,
+            tenant: "t".into(),
+            task_id: None,
+            job_id: None,
+            step: None,
+            queue: None,
+            error: TaskError::new("x", "x"),
+            attempts: 0,
+            message: String::new(),
+            died_at: 0,
+        };
+        ids.map(letter).collect()
+    }
+
+    /// Runs `batches` over what the store would answer, call by call; how many letters came, in how many calls.
+    async fn taken(dry_run: bool, answers: &[(i64, i64)]) -> (usize, usize) {
+        let calls = Cell::new(0);
+        let next = || {
+            let (from, to) = answers.get(calls.get()).copied().unwrap_or_default();
+            calls.set(calls.get() + 1);
+            async move { Ok(letters(from..to)) }
+        };
+        let all = batches(dry_run, next).await.unwrap();
+        (all.len(), calls.get())
+    }
+
+    #[tokio::test]
+    async fn batches_go_on_until_one_is_not_full() {
+        assert_eq!(taken(false, &[(0, 5)]).await, (5, 1));
+        assert_eq!(taken(false, &[(20_000, 30_000), (10_000, 20_000), (9_995, 10_000)]).await, (20_005, 3));
+        assert_eq!(taken(true, &[(0, 10_000), (0, 10_000)]).await, (10_000, 1), "a dry run changes nothing: the same would come again");
+        // What dies again as fast as it is put back is younger than all that was meant.
+        assert_eq!(taken(false, &[(0, 10_000), (10_000, 20_000), (20_000, 30_000)]).await, (20_000, 2));
+        let endless: Vec<_> = (0..100).map(|_| (0, 10_000)).collect();
+        assert_eq!(taken(false, &endless).await, (MAX_LETTERS, 10));
+    }
 }

@@ -6,7 +6,7 @@ use super::super::terminal::{note, print, print_json};
 use crate::app::App;
 use crate::task::id::TaskKey;
 use crate::task::state::TaskState;
-use crate::task_store::{StoreError, TaskView};
+use crate::task_store::{StoreError, TaskFilter, TaskView};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -26,15 +26,46 @@ const AT_ONCE: usize = 64;
 /// Most tasks that a line is printed for; more are counted.
 const LINES: usize = 20;
 
-/// Asks each to stop.
-pub(super) async fn cancel(app: &App, tasks: Vec<TaskView>, json: bool) -> Result<(), Failure> {
-    let asked = stream::iter(&tasks).map(async |task| {
+/// A task, and its state after it was asked.
+pub(super) struct Asked {
+    task_id: String,
+    job_id: String,
+    after: TaskState,
+}
+
+/// Asks each of these to stop.
+pub(super) async fn each(app: &App, tasks: Vec<TaskView>) -> Result<Vec<Asked>, Failure> {
+    let asked = stream::iter(tasks).map(async |task| {
         let after = app.tasks.cancel_task(TaskKey::new(&task.tenant, &task.task_id)).await?;
-        Ok::<_, StoreError>((task, after))
+        Ok::<_, StoreError>(Asked { task_id: task.task_id, job_id: task.job_id, after })
     });
-    let asked: Vec<(&TaskView, TaskState)> = asked.buffered(AT_ONCE).try_collect().await?;
+    Ok(asked.buffered(AT_ONCE).try_collect().await?)
+}
+
+/// Asks every live task that fits. What waits leaves the list as it is cancelled, so the list is read until it comes to an end; what runs
+/// stays in it, and is read once.
+pub(super) async fn all(app: &App, filter: TaskFilter) -> Result<Vec<Asked>, Failure> {
+    let live = TaskState::ALL.iter().filter(|state| !state.is_ended());
+    let wanted = live.filter(|state| filter.state.is_none_or(|only| only == **state));
+    let mut asked = Vec::new();
+    for state in wanted {
+        let waits = matches!(state, TaskState::Waiting | TaskState::Queued);
+        loop {
+            let tasks = app.tasks.tasks(TaskFilter { state: Some(*state), ..filter.clone() }).await?;
+            let full = tasks.len() >= filter.limit as usize;
+            asked.extend(each(app, tasks).await?);
+            if !waits || !full {
+                break;
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// Says what became of each.
+pub(super) fn tell(asked: &[Asked], json: bool) -> Result<(), Failure> {
     if json {
-        let line = |(task, after): &(&TaskView, TaskState)| json!({"task_id": task.task_id, "job_id": task.job_id, "state": after});
+        let line = |asked: &Asked| json!({"task_id": asked.task_id, "job_id": asked.job_id, "state": asked.after});
         return print_json(&asked.iter().map(line).collect::<Vec<_>>());
     }
     if asked.is_empty() {
@@ -42,11 +73,11 @@ pub(super) async fn cancel(app: &App, tasks: Vec<TaskView>, json: bool) -> Resul
         return Ok(());
     }
     if asked.len() <= LINES {
-        return print(&asked.iter().map(|(task, after)| line(&task.task_id, *after)).collect::<String>());
+        return print(&asked.iter().map(|asked| line(&asked.task_id, asked.after)).collect::<String>());
     }
     let mut counts: BTreeMap<TaskState, u64> = BTreeMap::new();
-    for (_, after) in &asked {
-        *counts.entry(*after).or_default() += 1;
+    for asked in asked {
+        *counts.entry(asked.after).or_default() += 1;
     }
     let each = counts.iter().map(|(after, n)| format!("{n} {}", in_short(*after)));
     print(&format!("{}: {}", text::count(asked.len() as u64, "task"), each.collect::<Vec<_>>().join(", ")))

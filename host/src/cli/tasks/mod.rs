@@ -4,14 +4,14 @@ mod cancel;
 mod show;
 
 use super::failure::{Exit, Failure};
-use super::globals::{Globals, list_limit};
+use super::globals::{Globals, list_limit, tell_if_cut};
 use super::render::text;
 use super::stores::Stores;
 use super::terminal::{Terminal, print, print_json};
 use crate::app::App;
 use crate::task::id::TaskKey;
 use crate::task::state::TaskState;
-use crate::task_store::{TaskFilter, TaskView};
+use crate::task_store::{MAX_ANSWER, TaskFilter, TaskView};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -54,7 +54,7 @@ enum TasksCommand {
         /// Tasks of every tenant
         #[arg(long)]
         all_tenants: bool,
-        /// At most this many [default: 100, or all with --json]
+        /// At most this many [default: 100, or 10000 with --json]
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
@@ -117,7 +117,12 @@ pub async fn run(globals: &Globals, args: &TasksArgs) -> Result<Exit, Failure> {
             let Some(app) = stores.or_tell(globals.json, &json!([]))? else { return Ok(Exit::Done) };
             let filter = filter.with(&app, *all_tenants, list_limit(*limit, globals.json)).await?;
             let tasks = app.tasks.tasks(filter).await?;
-            if globals.json { print_json(&tasks)? } else { print(&show::list(&tasks, terminal))? }
+            if globals.json {
+                print_json(&tasks)?
+            } else {
+                print(&show::list(&tasks, terminal))?
+            }
+            tell_if_cut(*limit, globals.json, tasks.len());
         }
         TasksCommand::Show { id } => {
             let task = find(&stores.require()?, id).await?;
@@ -125,8 +130,8 @@ pub async fn run(globals: &Globals, args: &TasksArgs) -> Result<Exit, Failure> {
         }
         TasksCommand::Cancel { ids, filter } if ids.is_empty() => {
             let Some(app) = stores.or_tell(globals.json, &json!([]))? else { return Ok(Exit::Done) };
-            let found = app.tasks.tasks(filter.with(&app, false, u32::MAX).await?).await?;
-            cancel::cancel(&app, found.into_iter().filter(|task| !task.state.is_ended()).collect(), globals.json).await?;
+            let asked = cancel::all(&app, filter.with(&app, false, MAX_ANSWER).await?).await?;
+            cancel::tell(&asked, globals.json)?;
         }
         TasksCommand::Cancel { ids, .. } => {
             let app = stores.require()?;
@@ -135,7 +140,7 @@ pub async fn run(globals: &Globals, args: &TasksArgs) -> Result<Exit, Failure> {
             for id in ids {
                 found.push(find(&app, id).await?);
             }
-            cancel::cancel(&app, found, globals.json).await?;
+            cancel::tell(&cancel::each(&app, found).await?, globals.json)?;
         }
         TasksCommand::Logs { id } => {
             let app = stores.require()?;

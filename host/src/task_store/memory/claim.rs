@@ -23,7 +23,7 @@ impl Tx<'_> {
             self.rows.tasks.update(id, |task| task.due = true);
         }
         let picked = self.pick(request);
-        picked.into_iter().filter_map(|id| self.lease_in_turn(id, request)).collect()
+        picked.into_iter().filter_map(|id| self.lease(id, request.lease, &request.worker)).collect()
     }
 
     /// What a request gets: a task that runs alone where one is at the head of a line, else tasks that do not.
@@ -49,16 +49,11 @@ impl Tx<'_> {
         picked
     }
 
-    fn lease_in_turn(&mut self, id: i64, request: &ClaimRequest) -> Option<Claimed> {
-        let task = self.rows.tasks.get(id)?;
-        let lane = (task.pipeline.clone(), task.made.step.clone(), task.priority());
-        let clock = self.rows.lanes.entry(lane).or_default();
-        *clock = (*clock).max(task.fair);
-        self.lease(id, request.lease, &request.worker)
-    }
-
     /// Leases one that is QUEUED and due: `epoch + 1`, a fresh owner.
     pub(super) fn lease(&mut self, id: i64, lease: Duration, worker: &str) -> Option<Claimed> {
+        let task = self.rows.tasks.get(id)?;
+        let clock = self.rows.lanes.entry((task.pipeline.clone(), task.made.step.clone(), task.priority())).or_default();
+        *clock = (*clock).max(task.fair);
         let owner = uuid::Builder::from_random_bytes(self.owners.u128(..).to_be_bytes()).into_uuid().to_string();
         let now = self.now;
         self.rows.tasks.update(id, |task| {

@@ -204,7 +204,7 @@ impl Tx<'_> {
         job.quiet_at = if open && job.live == 0 { job.quiet_at.or(Some(now)) } else { None };
         job.ended_at = if state.is_ended() { job.ended_at.or(Some(now)) } else { None };
         job.state = state;
-        if state.is_ended() {
+        if job.live == 0 {
             self.rows.turns.retain(|(job, _), _| *job != id);
         }
     }

@@ -28,7 +28,10 @@ impl Tx<'_> {
     /// Stores one root task with its job, or within it, if both can be. `is_sent`: a broker has its message already.
     fn enter(&mut self, new: NewJob, is_sent: bool) -> Submitted {
         if let Some(there) = self.rows.tasks.by_key(&TaskKey::new(&new.tenant, &new.root.task_id)) {
-            let same = there.parent.is_none() && there.made.payload_hash == new.root.payload_hash && self.is_of(there.job, &new);
+            // A single job's root task is the one it was submitted with, whatever else bears the same content.
+            let is_first = || self.rows.tasks.of_job(there.job).next().is_some_and(|first| first.id == there.id);
+            let is_it = there.made.payload_hash == new.root.payload_hash && self.is_of(there.job, &new);
+            let same = is_it && (new.feed != Feed::Single || is_first());
             return if same { Submitted::Repeated } else { Submitted::Conflict };
         }
         match self.rows.job_of(&new.tenant, &new.job_id) {

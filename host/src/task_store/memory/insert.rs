@@ -64,7 +64,7 @@ impl Tx<'_> {
             attempts: 0,
             handbacks: 0,
             crashes: 0,
-            cancel_at: stopping.then_some(now),
+            cancel_at: None,
             parent,
             path,
             is_input,

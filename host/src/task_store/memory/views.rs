@@ -5,18 +5,15 @@ use crate::task::Millis;
 use crate::task::hooks::Input;
 use crate::task::id::TaskKey;
 use crate::task::state::{JobState, TaskState};
-use crate::task_store::{Depth, JobView, StoreError, TaskFilter, TaskView};
+use crate::task_store::{Depth, JobView, MAX_ANSWER, StoreError, TaskFilter, TaskView};
 use std::collections::BTreeMap;
-
-/// Most rows of one answer, also where a filter says 0: bounds what a list costs in memory.
-const MAX_PAGE: u32 = 10_000;
 
 /// Shortest beginning of a task id that stands for it.
 const MIN_PREFIX: usize = 6;
 
 /// The number of rows for a filter's `limit`.
 pub(super) fn page(limit: u32) -> usize {
-    (if limit == 0 { MAX_PAGE } else { limit.min(MAX_PAGE) }) as usize
+    (if limit == 0 { MAX_ANSWER } else { limit.min(MAX_ANSWER) }) as usize
 }
 
 impl Rows {
@@ -25,7 +22,7 @@ impl Rows {
         let Some((job, group)) = self.tasks.by_key(key).and_then(|then| Some((then.job, then.waits?))) else { return Vec::new() };
         let mut leaves: Vec<&Task> = self.tasks.of_job(job).filter(|leaf| leaf.group == group && leaf.is_input).collect();
         leaves.sort_by(|a, b| a.path.cmp(&b.path));
-        let page = leaves.into_iter().skip(offset as usize).take(limit.min(MAX_PAGE) as usize);
+        let page = leaves.into_iter().skip(offset as usize).take(limit.min(MAX_ANSWER) as usize);
         page.map(|leaf| {
             let manifest = leaf.manifest.as_ref().filter(|_| leaf.state == TaskState::Done);
             Input {

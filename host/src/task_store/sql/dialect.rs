@@ -77,8 +77,9 @@ fn replacement(directive: &str, dialect: Dialect) -> Option<String> {
     let mut words = directive.split_whitespace();
     let name = words.next()?;
     Some(match (name, dialect) {
-        ("rows", Sqlite) => table(words, |n, column, _| format!("value->>{n} AS {column}"), "json_each")?,
-        ("objects", Sqlite) => table(words, |_, column, _| format!("value->>'{column}' AS {column}"), "json_each")?,
+        // `jsonb_each` hands elements on in binary: `json_each` would write each as text again, for every column to parse.
+        ("rows", Sqlite) => table(words, |n, column, _| format!("value->>{n} AS {column}"), "jsonb_each")?,
+        ("objects", Sqlite) => table(words, |_, column, _| format!("value->>'{column}' AS {column}"), "jsonb_each")?,
         ("rows", Postgres) => table(words, |n, column, kind| format!("(value->>{n})::{kind} AS {column}"), "json_array_elements")?,
         ("objects", Postgres) => {
             let parameter = words.next()?;
@@ -104,7 +105,7 @@ fn replacement(directive: &str, dialect: Dialect) -> Option<String> {
 
 fn table<'a>(mut words: impl Iterator<Item = &'a str>, column: impl Fn(usize, &str, &str) -> String, function: &str) -> Option<String> {
     let parameter = words.next()?;
-    let cast = if function == "json_each" { "" } else { "::json" };
+    let cast = if function == "jsonb_each" { "" } else { "::json" };
     let columns: Vec<String> = columns(words).enumerate().map(|(n, (name, kind))| column(n, name, kind)).collect();
     Some(format!("(SELECT {} FROM {function}({parameter}{cast}))", columns.join(", ")))
 }
@@ -127,7 +128,7 @@ mod tests {
             "UPDATE t SET a = {max}(t.a, $2) FROM {rows $1 id:int name:text} c WHERE t.id = c.id OR t.id IN {ints $3} {skip locked t}";
         assert_eq!(
             expand(text, Dialect::Sqlite),
-            "UPDATE t SET a = max(t.a, $2) FROM (SELECT value->>0 AS id, value->>1 AS name FROM json_each($1)) c WHERE t.id = c.id \
+            "UPDATE t SET a = max(t.a, $2) FROM (SELECT value->>0 AS id, value->>1 AS name FROM jsonb_each($1)) c WHERE t.id = c.id \
              OR t.id IN (SELECT value FROM json_each($3)) "
         );
         assert_eq!(
@@ -138,7 +139,7 @@ mod tests {
         );
         assert_eq!(
             expand("{objects $1 a:int b:text} x", Dialect::Sqlite),
-            "(SELECT value->>'a' AS a, value->>'b' AS b FROM json_each($1)) x"
+            "(SELECT value->>'a' AS a, value->>'b' AS b FROM jsonb_each($1)) x"
         );
         assert_eq!(
             expand("{objects $1 a:int b:text} x", Dialect::Postgres),

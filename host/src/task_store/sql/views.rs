@@ -9,18 +9,15 @@ use crate::task::id::TaskKey;
 use crate::task::message::Message;
 use crate::task::outputs::Manifest;
 use crate::task::state::{JobState, TaskState};
-use crate::task_store::{ClaimView, Depth, JobView, StoreError, TaskFilter, TaskView};
+use crate::task_store::{ClaimView, Depth, JobView, MAX_ANSWER, StoreError, TaskFilter, TaskView};
 use std::collections::{BTreeMap, HashMap};
-
-/// Most rows of one answer, also where a filter says 0: bounds what a list costs in memory.
-const MAX_PAGE: u32 = 10_000;
 
 /// Shortest beginning of a task id that stands for it.
 const MIN_PREFIX: usize = 6;
 
 /// The number of rows for a filter's `limit`.
 pub(super) fn page(limit: u32) -> u32 {
-    if limit == 0 { MAX_PAGE } else { limit.min(MAX_PAGE) }
+    if limit == 0 { MAX_ANSWER } else { limit.min(MAX_ANSWER) }
 }
 
 fn parsed<T: std::str::FromStr<Err = String>>(text: &str) -> Result<T, Fault> {
@@ -39,7 +36,7 @@ WHERE t.tenant = $1 AND t.task_id = $2 ORDER BY leaf.path LIMIT $3 OFFSET $4",
 type InputRow = (String, String, String, String, Option<String>, String, Option<String>);
 
 pub(super) async fn inputs(db: &mut Db<'_>, key: &TaskKey, offset: u32, limit: u32) -> Result<Vec<Input>, Fault> {
-    let rows: Vec<InputRow> = db.rows(&INPUTS, args![&key.tenant, &key.task_id, limit.min(MAX_PAGE), offset]).await?;
+    let rows: Vec<InputRow> = db.rows(&INPUTS, args![&key.tenant, &key.task_id, limit.min(MAX_ANSWER), offset]).await?;
     rows.into_iter()
         .map(|(key, task_id, step, state, outcome, output_prefix, manifest)| {
             let manifest: Option<Manifest> = manifest.as_deref().map(serde_json::from_str).transpose()?;

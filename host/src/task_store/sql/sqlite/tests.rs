@@ -20,6 +20,12 @@ async fn fresh() -> (SqliteTaskStore, TempDir) {
 
 suite!(fresh());
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_agrees_with_the_store_in_memory() {
+    let (store, _folder) = fresh().await;
+    conformance::stores_agree(&crate::task_store::MemoryTaskStore::new(), &store).await;
+}
+
 fn request(lease: Duration) -> ClaimRequest {
     ClaimRequest { pipeline: "p".into(), job: None, steps: vec![("a".into(), 9)], limit: 9, lease, worker: "w".into() }
 }
@@ -150,4 +156,11 @@ async fn no_statement_of_the_hot_path_scans() {
             assert!(!bad && !step.contains("USE TEMP B-TREE FOR ORDER BY"), "{step}\n{sql}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_race_of_everything_comes_to_rest() {
+    let (one, folder) = fresh().await;
+    let two = SqliteTaskStore::open(&file(&folder), Durability::Normal).await.unwrap();
+    conformance::race_of_everything(&[&one, &two]).await;
 }
