@@ -150,7 +150,7 @@ pub const MUTANTS: &[Mutant] = &[
         &[Edit {
             file: "host/src/worker/execute.rs",
             find: "    let left = run(worker, claimed, sent, slot).await;\n    close(worker, left, delivery).await\n",
-            replace: "    let delivery = match delivery {\n        Some(early) if crate::mutant::is(\"ack-before-commit\") => {\n            early.answer(Verdict::Acknowledge).await;\n            None\n        }\n        other => other,\n    };\n    let left = run(worker, claimed, sent, slot).await;\n    close(worker, left, delivery).await\n",
+            replace: "    let delivery = match delivery {\n        Some(early) if crate::mutant::is(\"ack-before-commit\") => {\n            early.answer(super::deliveries::Verdict::Acknowledge).await;\n            None\n        }\n        other => other,\n    };\n    let left = run(worker, claimed, sent, slot).await;\n    close(worker, left, delivery).await\n",
         }],
     ),
     of_code(
