@@ -1,7 +1,7 @@
 //! The invariants that need a look at the stores: while a world runs, at the moment something takes effect, and once more over all of it
 //! at the end.
 
-use super::ledger::shown;
+use super::ledger::{most_claims, shown};
 use super::objects::is_staged;
 use super::run::BUCKET;
 use super::world::{LEASE, World};
@@ -241,7 +241,7 @@ impl World {
         let Some(record) = ledger.record(&key) else { return };
         let openings = record.redriven + 1;
         let (claims, runs, given_back) = (record.claims, record.runs, record.given_back);
-        let bound = openings * (task.max_attempts + MAX_HANDBACKS + MAX_CRASHES + 1) + given_back;
+        let bound = most_claims(record, task.max_attempts);
         let commits = record.commits.len();
         let ended = |how: &str| task.claims.iter().filter(|c| c.ended.as_deref() == Some(how)).count();
         let (committed, lapsed, failed) = (ended("committed"), ended("lapsed"), ended("retried") + ended("dead"));

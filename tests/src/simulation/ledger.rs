@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use wasm_worker::task::Millis;
 use wasm_worker::task::id::TaskKey;
 use wasm_worker::task::lease::Lease;
+use wasm_worker::task::outcome::{MAX_CRASHES, MAX_HANDBACKS};
 use wasm_worker::task::state::JobState;
 use wasm_worker::task_store::{Admission, Claimed, Commit, JobView};
 
@@ -17,6 +18,11 @@ const KEPT: usize = 80;
 /// A key as it is shown: ids of children are long.
 pub fn shown(key: &TaskKey) -> String {
     format!("{}/{}", key.tenant, key.task_id.get(..10).unwrap_or(&key.task_id))
+}
+
+/// How often a task can be claimed, by what failed, what was handed back, what crashed, and what was drained.
+pub fn most_claims(record: &Record, max_attempts: u32) -> u32 {
+    (record.redriven + 1) * (max_attempts + MAX_HANDBACKS + MAX_CRASHES + 1) + record.given_back
 }
 
 /// A task as far as it was seen from outside.
@@ -152,6 +158,10 @@ impl Ledger {
         let before = record.lease.as_ref().map_or(0, |l| l.epoch);
         record.lease = Some(lease.clone());
         record.claims += 1;
+        let (claims, bound) = (record.claims, most_claims(record, claimed.counters.max_attempts));
+        if claims > bound {
+            self.violate(11, format_args!("{}: {claims} claims, of at most {bound}", shown(&lease.key)));
+        }
         if lease.epoch != before + 1 {
             self.violate(5, format_args!("{}: epoch {} follows {before}", shown(&lease.key), lease.epoch));
         }
