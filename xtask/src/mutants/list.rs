@@ -210,11 +210,18 @@ pub const MUTANTS: &[Mutant] = &[
     of_code(
         "self-fence-skipped",
         "a worker does not fence itself by its own clock",
-        &[Edit {
-            file: "host/src/guest/scope/mod.rs",
-            find: "let lapsed = locked(&self.view)",
-            replace: "let lapsed = !crate::mutant::is(\"self-fence-skipped\") && locked(&self.view)",
-        }],
+        &[
+            Edit {
+                file: "host/src/guest/scope/mod.rs",
+                find: "let lapsed = locked(&self.view)",
+                replace: "let lapsed = !crate::mutant::is(\"self-fence-skipped\") && locked(&self.view)",
+            },
+            Edit {
+                file: "host/src/worker/heartbeat.rs",
+                find: "            if held.scope.has_lapsed() {\n                continue;\n            }\n            if held.cancel_at",
+                replace: "            if held.scope.has_lapsed() || (crate::mutant::is(\"self-fence-skipped\") && now >= Instant::from_std(held.view.lapses_at())) {\n                continue;\n            }\n            if held.cancel_at",
+            },
+        ],
     ),
     of_code(
         "tenants-mixed",
