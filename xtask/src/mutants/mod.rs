@@ -12,13 +12,16 @@ use list::{By, Edit, MUTANTS, Mutant, REWRITE};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The variable that names the break that is on.
 const SWITCH: &str = "WASM_WORKER_MUTANT";
 
 /// Seeds a break may take to be noticed by the simulation.
 const SEEDS: &str = "2000";
+
+/// Longest that the tests may take over one break: some make a loop endless, and that is noticed too.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What the copy consists of, from the workspace's root.
 const COPIED: &[&str] = &["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "host", "sdk-guest", "tests", "xtask", "wit"];
@@ -87,12 +90,27 @@ fn notice(mutant: &Mutant, tests: &Tests, copy: &Path) -> Result<Option<String>,
     let mut command = Command::new(program);
     command.current_dir(folder).arg(filter).arg("--nocapture").env(SWITCH, mutant.name).env("SIMULATE_SEEDS", SEEDS);
     command.env("SIMULATE_ONLY_VIOLATIONS", "1").env("RUST_BACKTRACE", "0");
-    let out = command.output().map_err(|e| format!("{}: {e}", program.display()))?;
-    if out.status.success() {
+    // To a file: a pipe that nobody reads would hold the tests up.
+    let log = copy.with_extension("log");
+    let file = fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
+    let too = file.try_clone().map_err(|e| e.to_string())?;
+    let mut child = command.stdout(file).stderr(too).spawn().map_err(|e| format!("{}: {e}", program.display()))?;
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(|e| e.to_string())? {
+            break status;
+        }
+        if began.elapsed() > PATIENCE {
+            child.kill().and_then(|()| child.wait()).map_err(|e| e.to_string())?;
+            return Ok(Some(format!("the tests did not end within {PATIENCE:?}")));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    if status.success() {
         return Ok(None);
     }
-    let text = format!("{}\n{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    Ok(Some(told(mutant, &text)))
+    let text = fs::read(&log).map_err(|e| format!("{}: {e}", log.display()))?;
+    Ok(Some(told(mutant, &String::from_utf8_lossy(&text))))
 }
 
 /// The line of a test's output that says what was wrong.
