@@ -20,6 +20,7 @@ use crate::task::uri::Uri;
 use crate::task_store::{Applied, Claimed, Commit, StoreError, Unfinished};
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -32,6 +33,8 @@ struct Run {
     work: Arc<Work>,
     scope: Arc<Scope>,
     prefix: Uri,
+    /// A commit was sent.
+    committing: AtomicBool,
 }
 
 /// What the two hooks answered.
@@ -64,7 +67,7 @@ async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot) 
     let work = Arc::new(step.work(&claimed));
     let grants = step.grants(&claimed);
     let scope = Scope::new(worker.services.clone(), claimed.lease.clone(), step.limits.clone(), prefix.clone(), grants, &work);
-    let run = Run { step, claimed, work, scope, prefix };
+    let run = Run { step, claimed, work, scope, prefix, committing: AtomicBool::new(false) };
     match result(worker, &run, sent, slot).await {
         Ok(manifest) => {
             reach(Point::AfterCommit);
@@ -74,7 +77,14 @@ async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot) 
             tell(worker, &run.claimed, state, None, Some(run.scope.started().elapsed()));
             Left::at(state)
         }
-        Err(fault) => settle(worker, &run.claimed, run.scope.log_text(), fault).await,
+        Err(fault) => {
+            let left = settle(worker, &run.claimed, run.scope.log_text(), fault).await;
+            // The task is somebody else's. After a commit of unknown outcome what was staged may be needed.
+            if left.state == TaskState::Processing && !run.committing.load(Ordering::Relaxed) {
+                discard(worker, &run).await;
+            }
+            left
+        }
     }
 }
 
@@ -90,20 +100,13 @@ fn place(worker: &Worker, claimed: &Claimed) -> Result<(Arc<StepSpec>, Uri), Fau
 /// committed task. Nor is its place kept longer: another task's hooks may run while the store commits this one.
 async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant, slot: Slot) -> Result<Manifest, Fault> {
     let held = worker.heartbeats.hold(run.claimed.lease.clone(), Arc::clone(&run.scope), sent);
-    let made = async {
-        let (answer, children) = answer(worker, run).await?;
-        let manifest = stage(worker, run, &answer).await?;
-        Ok((answer, children, manifest))
-    };
-    let made = made.await;
-    if let Err(Fault::LeaseLost) = made {
-        discard(worker, run).await;
-    }
-    let (answer, children, manifest) = made?;
+    let (answer, children) = answer(worker, run).await?;
+    let manifest = stage(worker, run, &answer).await?;
     reach(Point::AfterStaging);
     drop(held);
     drop(slot);
     reach(Point::BeforeCommit);
+    run.committing.store(true, Ordering::Relaxed);
     commit(worker, run, answer.outcome, manifest, children).await
 }
 
