@@ -15,3 +15,7 @@ pub mod task;
 pub mod task_store;
 pub mod telemetry;
 pub mod worker;
+
+/// Rows, messages and results are made on one thread and dropped on another, which the C library's allocator does slowly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

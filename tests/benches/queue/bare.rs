@@ -226,7 +226,13 @@ impl Bare {
 async fn sqlite(place: &Place, synchronous: SqliteSynchronous) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(&place.database).foreign_keys(true).journal_mode(SqliteJournalMode::Wal);
     let options = options.synchronous(synchronous).pragma("temp_store", "MEMORY").pragma("cache_size", "-65536");
-    options.pragma("journal_size_limit", "67108864").disable_statement_logging().connect().await.unwrap()
+    options
+        .pragma("journal_size_limit", "67108864")
+        .pragma("wal_autocheckpoint", "4096")
+        .disable_statement_logging()
+        .connect()
+        .await
+        .unwrap()
 }
 
 /// As long as the one that the guest's child gets.

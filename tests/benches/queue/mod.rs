@@ -13,7 +13,7 @@ use load::{Place, Store};
 use std::process::{Command, Stdio};
 
 /// Tasks at once.
-const CONCURRENCY: u32 = 128;
+const CONCURRENCY: u32 = 256;
 
 /// Tasks and rounds where nothing else is asked for.
 const TASKS: u32 = 100_000;

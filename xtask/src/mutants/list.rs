@@ -244,15 +244,12 @@ pub const MUTANTS: &[Mutant] = &[
     of_sql(
         "sql-commit-by-id",
         "a commit matches by id alone, without epoch and owner",
-        &[(
-            "AND tasks.task_id = c.task_id AND tasks.epoch = c.epoch AND tasks.owner = c.owner\n  AND tasks.state = 'PROCESSING'\nRETURNING id, job, grp, tasks.tenant, tasks.task_id, tasks.epoch, tasks.owner, pipeline",
-            "AND tasks.task_id = c.task_id\n  AND tasks.state = 'PROCESSING'\nRETURNING id, job, grp, tasks.tenant, tasks.task_id, tasks.epoch, tasks.owner, pipeline",
-        )],
+        &[("WHERE t.epoch = w.epoch AND t.owner = w.owner AND t.state = 'PROCESSING') c", "WHERE t.state = 'PROCESSING') c")],
     ),
     of_sql(
         "sql-commit-though-cancelled",
         "a commit takes effect though the task was asked to stop",
-        &[("state = CASE WHEN cancel_at IS NOT NULL THEN 'CANCELLED' WHEN c.ends = 1", "state = CASE WHEN c.ends = 1")],
+        &[("CASE WHEN t.cancel_at IS NULL THEN 0 ELSE 1 END AS cancelled", "0 AS cancelled")],
     ),
     of_sql(
         "sql-heartbeat-by-id",

@@ -38,12 +38,11 @@ impl Changed {
         self.returned.store(*version.borrow(), Ordering::Release);
     }
 
-    /// Returns once somebody has waited for so long: time to look for what others did.
-    pub async fn waited_for(&self, time: Duration) {
+    /// Returns once somebody waits.
+    pub async fn waited_for(&self) {
         while self.waiters.load(Ordering::Acquire) == 0 {
             self.first_waiter.notified().await;
         }
-        tokio::time::sleep(time).await;
     }
 }
 

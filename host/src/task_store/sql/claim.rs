@@ -13,11 +13,16 @@ use crate::task::id::JobKey;
 use crate::task::message::Message;
 use crate::task::outcome::{Counters, MAX_CRASHES};
 use crate::task_store::{ClaimRequest, Claimed};
+use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 /// Most tasks that one transaction turns from waiting for their time to due.
 const PROMOTED_AT_ONCE: u32 = 10_000;
+
+/// Bytes of a message up to which it is read together with its row; a claim of [`CLAIMED_AT_ONCE`] stays far below SQLite's bound of
+/// 1 GB for a value.
+const SHORT_MESSAGE: u32 = 64 << 10;
 
 /// Most tasks that one claim leases, whatever it asks for: each is a message in memory.
 const CLAIMED_AT_ONCE: u32 = 1000;
@@ -27,31 +32,48 @@ pub(super) static ANYTHING: Statement = Statement::new(
     "
 SELECT EXISTS (SELECT 1 FROM {texts $2} s {join} tasks t {index tasks_ready}
                ON t.pipeline = $1 AND t.step = s.value AND t.state = 'QUEUED' AND t.due = 1)
-    OR EXISTS (SELECT 1 FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = $1 AND not_before <= {now})
+    OR EXISTS (SELECT 1 FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND not_before <= {now})
     OR EXISTS (SELECT 1 FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND lease_until < {now})",
 );
 
-/// Waiting for their time no longer: $1 pipeline, $2 now, $3 how many.
+/// Waiting for their time no longer, in all pipelines: $1 now, $2 how many.
 pub(super) static PROMOTE: Statement = Statement::new(
     "
-WITH c AS MATERIALIZED (SELECT id FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND pipeline = $1 AND not_before <= $2
-                        ORDER BY not_before LIMIT $3 {skip locked tasks})
+WITH c AS MATERIALIZED (SELECT id FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND not_before <= $1
+                        ORDER BY not_before LIMIT $2 {skip locked tasks})
 UPDATE tasks SET due = 1 WHERE id IN (SELECT id FROM c)",
 );
 
 /// The head of one step's line: $1 pipeline, $2 step, $3 how many.
 pub(super) static HEAD: Statement = Statement::new(
     "
-SELECT id, crashes, priority, fair FROM tasks {index tasks_ready}
-WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}",
+SELECT {json id crashes priority fair} FROM (
+    SELECT id, crashes, priority, fair FROM tasks {index tasks_ready}
+    WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}) c",
 );
 
-/// The same among the tasks of one job: $4 tenant, $5 job id.
+/// The same among the tasks of one job, which the index holds too: $4 tenant, $5 job id.
 static HEAD_OF_JOB: Statement = Statement::new(
     "
-SELECT id, crashes, priority, fair FROM tasks {index tasks_job}
-WHERE job = (SELECT id FROM jobs WHERE tenant = $4 AND job_id = $5) AND state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2
-ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}",
+SELECT {json id crashes priority fair} FROM (
+    SELECT id, crashes, priority, fair FROM tasks {index tasks_ready}
+    WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 AND job = (SELECT id FROM jobs WHERE tenant = $4 AND job_id = $5)
+    ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}) c",
+);
+
+/// What was picked, as it will be once it is leased: $1 numbers, $2 length up to which a message comes along. The rows are locked, or
+/// nobody else writes.
+pub(super) static READ: Statement = Statement::new(
+    "
+SELECT {json id job tenant task_id epoch payload_hash step key priority attempts handbacks crashes max_attempts output_prefix is_root
+             not_before cancelled job_prefix input_count message} FROM (
+    SELECT t.id, t.job, t.tenant, t.task_id, t.epoch + 1 AS epoch, t.payload_hash, t.step, t.key, t.priority, t.attempts, t.handbacks,
+           t.crashes, t.max_attempts, t.output_prefix, CASE WHEN t.parent IS NULL AND j.feed = 'single' THEN 1 ELSE 0 END AS is_root,
+           t.not_before, CASE WHEN t.cancel_at IS NOT NULL THEN 1 ELSE 0 END AS cancelled, j.prefix AS job_prefix,
+           coalesce(g.leaves, 0) AS input_count, CASE WHEN length(m.message) <= $2 THEN m.message END AS message
+    FROM {ints $1} w {join} tasks t ON t.id = w.value {join} jobs j ON j.id = t.job
+         LEFT JOIN groups g ON g.id = t.waits LEFT JOIN messages m ON m.task = t.id
+    WHERE t.state = 'QUEUED') c",
 );
 
 /// Leases what was picked: $1 picks, $2 now.
@@ -60,12 +82,7 @@ pub(super) static LEASE: Statement = Statement::new(
 UPDATE tasks SET state = 'PROCESSING', due = 0, epoch = epoch + 1, owner = c.owner, lease_until = $2 + c.lease, claimed_at = $2, progress = NULL,
                  sends = 0
 FROM {rows $1 id:int owner:text lease:int} c
-WHERE tasks.id = c.id AND tasks.state = 'QUEUED'
-RETURNING tasks.id, job, tenant, task_id, epoch, tasks.owner, payload_hash, step, key, priority, attempts, handbacks, crashes, max_attempts,
-          output_prefix, parent IS NULL AND (SELECT feed FROM jobs WHERE jobs.id = tasks.job) = 'single' AS is_root, not_before, cancel_at IS NOT NULL AS cancelled,
-          (SELECT prefix FROM jobs WHERE jobs.id = tasks.job) AS job_prefix,
-          coalesce((SELECT leaves FROM groups WHERE groups.id = tasks.waits), 0) AS input_count,
-          (SELECT message FROM messages WHERE messages.task = tasks.id) AS message",
+WHERE tasks.id = c.id AND tasks.state = 'QUEUED'",
 );
 
 /// Moves the virtual time of lanes on: $1 lanes with the highest tags just claimed. It is advisory: with Postgres, lanes that another
@@ -86,14 +103,14 @@ UPDATE lanes SET clock = greatest(lanes.clock, free.clock) FROM free
 WHERE (lanes.pipeline, lanes.step, lanes.priority) = (free.pipeline, free.step, free.priority)",
 );
 
-#[derive(Debug, sqlx::FromRow)]
-struct Leased {
+/// A row as [`READ`] answers it, column by column.
+#[derive(Debug, Deserialize)]
+struct Picked {
     id: i64,
     job: i64,
     tenant: String,
     task_id: String,
     epoch: i64,
-    owner: String,
     payload_hash: String,
     step: String,
     key: String,
@@ -103,16 +120,18 @@ struct Leased {
     crashes: i64,
     max_attempts: i64,
     output_prefix: String,
-    is_root: bool,
+    /// Flags are 0 and 1.
+    is_root: u8,
     not_before: i64,
-    cancelled: bool,
+    cancelled: u8,
     job_prefix: String,
     input_count: i64,
-    message: String,
+    /// None where it is long, or lost.
+    message: Option<String>,
 }
 
 /// A task in line.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone, Deserialize, sqlx::FromRow)]
 pub(super) struct Ready {
     pub id: i64,
     pub crashes: i64,
@@ -193,9 +212,9 @@ pub(super) async fn take(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<Vec<(usi
     let mut taken = Vec::with_capacity(picks.len());
     let (mut unreadable, mut jobs) = (Vec::new(), Vec::new());
     for pick in picks {
-        let Some(row) = leased.remove(&pick.task.id) else { continue };
+        let Some((row, owner)) = leased.remove(&pick.task.id) else { continue };
         let job = row.job;
-        let task = claimed_of(row, tx.now);
+        let task = claimed_of(row, owner, tx.now);
         if let Err(error) = &task {
             unreadable.push((pick.task.id, error.clone()));
             jobs.push(job);
@@ -227,7 +246,9 @@ async fn lines<'a>(tx: &mut Tx<'_>, requests: &[&'a ClaimRequest]) -> Result<Lin
             *place = place.saturating_add((*room).min(request.limit)).min(CLAIMED_AT_ONCE);
         }
     }
-    let mut promoted: Vec<&str> = Vec::new();
+    if tx.overdue.waits {
+        tx.execute(&PROMOTE, args![tx.now, PROMOTED_AT_ONCE]).await?;
+    }
     let mut lines = HashMap::new();
     for line in order {
         let (pipeline, step, job) = line;
@@ -235,13 +256,9 @@ async fn lines<'a>(tx: &mut Tx<'_>, requests: &[&'a ClaimRequest]) -> Result<Lin
         if room == 0 {
             continue;
         }
-        if !promoted.contains(&pipeline) {
-            tx.execute(&PROMOTE, args![pipeline, tx.now, PROMOTED_AT_ONCE]).await?;
-            promoted.push(pipeline);
-        }
         let head: Vec<Ready> = match job {
-            None => tx.rows(&HEAD, args![pipeline, step, room]).await?,
-            Some(job) => tx.rows(&HEAD_OF_JOB, args![pipeline, step, room, &job.tenant, &job.job_id]).await?,
+            None => tx.json(&HEAD, args![pipeline, step, room]).await?,
+            Some(job) => tx.json(&HEAD_OF_JOB, args![pipeline, step, room, &job.tenant, &job.job_id]).await?,
         };
         wanted = wanted.saturating_sub(u32::try_from(head.len()).unwrap_or(u32::MAX));
         lines.insert(line, VecDeque::from(head));
@@ -283,19 +300,27 @@ fn pick<'a>(request: &'a ClaimRequest, lines: &mut Lines<'a>) -> Vec<(&'a str, R
     picked
 }
 
-async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<HashMap<i64, Leased>, Fault> {
-    let mut rows = Vec::with_capacity(picks.len());
+/// Rows by number, each with the owner of its lease.
+type Leased = HashMap<i64, (Picked, String)>;
+
+async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<Leased, Fault> {
+    let ids: Vec<i64> = picks.iter().map(|pick| pick.task.id).collect();
+    let mut read: Vec<Picked> = tx.json(&READ, args![array(&ids)?, SHORT_MESSAGE]).await?;
+    read_long_messages(tx, &mut read).await?;
+    let mut read: HashMap<i64, Picked> = read.into_iter().map(|row| (row.id, row)).collect();
+    let (mut rows, mut claims) = (Vec::with_capacity(picks.len()), Vec::with_capacity(picks.len()));
     let mut clocks: BTreeMap<(&str, &str, i64), i64> = BTreeMap::new();
-    let mut workers: HashMap<i64, &str> = HashMap::new();
+    let mut leased = HashMap::with_capacity(picks.len());
     for pick in picks {
-        rows.push((pick.task.id, uuid::Uuid::new_v4().to_string(), millis(pick.lease)));
-        workers.insert(pick.task.id, pick.worker);
+        let Some(row) = read.remove(&pick.task.id) else { continue };
+        let owner = uuid::Uuid::new_v4().to_string();
+        rows.push((row.id, owner.clone(), millis(pick.lease)));
+        claims.push((row.id, row.epoch, owner.clone(), pick.worker));
+        leased.insert(row.id, (row, owner));
         let clock = clocks.entry((pick.pipeline, pick.step, pick.task.priority)).or_default();
         *clock = (*clock).max(pick.task.fair);
     }
-    let leased: Vec<Leased> = tx.rows(&LEASE, args![array(&rows)?, tx.now]).await?;
-    let claims: Vec<(i64, i64, &str, &str)> =
-        leased.iter().map(|row| (row.id, row.epoch, row.owner.as_str(), workers.get(&row.id).copied().unwrap_or_default())).collect();
+    tx.execute(&LEASE, args![array(&rows)?, tx.now]).await?;
     let insert = sql!(
         "INSERT INTO claims (task, epoch, owner, worker, claimed_at) \
          SELECT task, epoch, owner, worker, $2 FROM {rows $1 task:int epoch:int owner:text worker:text} c"
@@ -303,15 +328,29 @@ async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<HashMap<i64, Lease
     tx.execute(insert, args![array(&claims)?, tx.now]).await?;
     let clocks: Vec<(&str, &str, i64, i64)> = clocks.into_iter().map(|((p, s, priority), clock)| (p, s, priority, clock)).collect();
     tx.execute(&ADVANCE, args![array(&clocks)?]).await?;
-    Ok(leased.into_iter().map(|row| (row.id, row)).collect())
+    Ok(leased)
+}
+
+/// Fills in the messages that [`READ`] left out: the answer of one statement has a bound.
+async fn read_long_messages(tx: &mut Tx<'_>, read: &mut [Picked]) -> Result<(), Fault> {
+    let long: Vec<i64> = read.iter().filter(|row| row.message.is_none()).map(|row| row.id).collect();
+    if long.is_empty() {
+        return Ok(());
+    }
+    let messages = sql!("SELECT m.task, m.message FROM {ints $1} w {join} messages m ON m.task = w.value");
+    let mut messages: HashMap<i64, String> = tx.rows::<(i64, String)>(messages, args![array(&long)?]).await?.into_iter().collect();
+    for row in read.iter_mut().filter(|row| row.message.is_none()) {
+        row.message = messages.remove(&row.id);
+    }
+    Ok(())
 }
 
 /// The row as the worker gets it. A message that does not parse was written by something else: it can never run.
-fn claimed_of(row: Leased, now: i64) -> Result<Claimed, TaskError> {
-    let message: Message =
-        serde_json::from_str(&row.message).map_err(|e| TaskError::new("unreadable", format!("stored message does not parse: {e}")))?;
+fn claimed_of(row: Picked, owner: String, now: i64) -> Result<Claimed, TaskError> {
+    let message: Message = serde_json::from_str(row.message.as_deref().unwrap_or_default())
+        .map_err(|e| TaskError::new("unreadable", format!("stored message does not parse: {e}")))?;
     Ok(Claimed {
-        lease: lease_of(&row.tenant, &row.task_id, row.epoch, &row.owner),
+        lease: lease_of(&row.tenant, &row.task_id, row.epoch, &owner),
         message,
         payload_hash: row.payload_hash,
         step: row.step,
@@ -325,10 +364,10 @@ fn claimed_of(row: Leased, now: i64) -> Result<Claimed, TaskError> {
         },
         output_prefix: row.output_prefix,
         job_prefix: row.job_prefix,
-        is_root: row.is_root,
+        is_root: row.is_root == 1,
         input_count: count(row.input_count),
         queue_wait: Duration::from_millis((now - row.not_before).max(0).unsigned_abs()),
-        cancelled: row.cancelled,
+        cancelled: row.cancelled == 1,
         alone: runs_alone(row.crashes),
     })
 }

@@ -5,130 +5,130 @@ use super::dialect::{Statement, sql};
 use super::end::{Changes, Parent};
 use super::fault::Fault;
 use super::lapse::bury;
-use super::run_end::{Closed, answer, close_claims, lease_of};
+use super::run_end::{Closed, answer, close_claims};
 use super::transaction::Tx;
 use crate::task::children::Children;
 use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
-use crate::task::lease::Lease;
 use crate::task::outputs::Manifest;
 use crate::task_store::{Applied, Commit};
-use serde::Serialize;
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
+/// A row as the commit leaves it.
 #[derive(Serialize)]
 struct Columns<'a> {
-    tenant: &'a str,
-    task_id: &'a str,
-    epoch: u64,
-    owner: &'a str,
+    id: i64,
+    state: &'static str,
     /// Flags are 0 and 1.
-    ends: u8,
+    ended: u8,
     leftover: u8,
-    manifest: String,
+    manifest: Option<String>,
     children: Option<String>,
     outcome: Option<&'a str>,
     figures: String,
 }
 
 impl<'a> Columns<'a> {
-    fn new(commit: &'a Commit) -> Result<Self, Fault> {
-        let lease = &commit.lease;
+    fn new(held: &Held, commit: &'a Commit) -> Result<Self, Fault> {
+        let figures = serde_json::to_string(&commit.figures)?;
+        let none = Self { id: held.id, state: "CANCELLED", ended: 1, leftover: 1, manifest: None, children: None, outcome: None, figures };
+        // A task that was asked to stop ends CANCELLED whatever it returns.
+        if held.cancelled == 1 {
+            return Ok(none);
+        }
         let ends = commit.manifest.is_empty();
         let kept = !ends && !commit.children.is_empty();
         Ok(Self {
-            tenant: &lease.key.tenant,
-            task_id: &lease.key.task_id,
-            epoch: lease.epoch,
-            owner: &lease.owner,
-            ends: u8::from(ends),
+            state: if ends { "DONE" } else { "COMMITTED" },
+            ended: u8::from(ends),
             // A first run that wrote no byte has left nothing to sweep.
-            leftover: u8::from(!ends || lease.epoch > 1 || commit.figures.written_bytes > 0),
-            manifest: serde_json::to_string(&commit.manifest)?,
+            leftover: u8::from(ends && (commit.lease.epoch > 1 || commit.figures.written_bytes > 0)),
+            manifest: Some(serde_json::to_string(&commit.manifest)?),
             children: kept.then(|| serde_json::to_string(&commit.children)).transpose()?,
             outcome: commit.outcome.as_deref(),
-            figures: serde_json::to_string(&commit.figures)?,
+            ..none
         })
     }
 }
 
-#[derive(Debug, sqlx::FromRow)]
-struct Committed {
+/// A task whose lease a commit holds.
+#[derive(Debug, Deserialize)]
+struct Held {
+    /// Place among the commits.
+    n: usize,
     id: i64,
     job: i64,
     grp: i64,
-    tenant: String,
-    task_id: String,
-    epoch: i64,
-    owner: String,
     pipeline: String,
     path: String,
-    is_input: i64,
-    state: String,
-    stopping: i64,
+    /// Flags are 0 and 1.
+    is_input: u8,
+    cancelled: u8,
+    stopping: u8,
 }
 
-/// Fenced by epoch and owner. A task that was asked to stop ends CANCELLED whatever it returns, and its worker is told `Lost`.
-pub(super) static COMMIT: Statement = Statement::new(
+/// The fence: epoch and owner. The rows are locked, or nobody else writes. $1 commits.
+pub(super) static HELD: Statement = Statement::new(
     "
-UPDATE tasks SET
-    state = CASE WHEN cancel_at IS NOT NULL THEN 'CANCELLED' WHEN c.ends = 1 THEN 'DONE' ELSE 'COMMITTED' END,
-    manifest = CASE WHEN cancel_at IS NULL THEN c.manifest END,
-    children = CASE WHEN cancel_at IS NULL THEN c.children END,
-    outcome = CASE WHEN cancel_at IS NULL THEN c.outcome END,
-    figures = c.figures,
-    error = NULL,
-    ended_at = CASE WHEN c.ends = 1 OR cancel_at IS NOT NULL THEN $2 END,
-    leftover = CASE WHEN cancel_at IS NOT NULL OR (c.ends = 1 AND c.leftover = 1) THEN $2 END
-FROM {objects $1 tenant:text task_id:text epoch:int owner:text ends:int leftover:int manifest:text children:text outcome:text figures:text} c
-WHERE tasks.tenant = c.tenant AND tasks.task_id = c.task_id AND tasks.epoch = c.epoch AND tasks.owner = c.owner
-  AND tasks.state = 'PROCESSING'
-RETURNING id, job, grp, tasks.tenant, tasks.task_id, tasks.epoch, tasks.owner, pipeline, path, is_input, state,
-          (SELECT stopping FROM jobs WHERE jobs.id = tasks.job) AS stopping",
+SELECT {json n id job grp pipeline path is_input cancelled stopping} FROM (
+    SELECT w.n, t.id, t.job, t.grp, t.pipeline, t.path, t.is_input, CASE WHEN t.cancel_at IS NULL THEN 0 ELSE 1 END AS cancelled, j.stopping
+    FROM {rows $1 n:int tenant:text task_id:text epoch:int owner:text} w
+         {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} jobs j ON j.id = t.job
+    WHERE t.epoch = w.epoch AND t.owner = w.owner AND t.state = 'PROCESSING') c",
 );
 
-/// Commits all; the tasks without files end as well.
+/// Writes what [`HELD`] let through: $1 rows, $2 now.
+pub(super) static COMMIT: Statement = Statement::new(
+    "
+UPDATE tasks SET state = c.state, manifest = c.manifest, children = c.children, outcome = c.outcome, figures = c.figures, error = NULL,
+                 ended_at = CASE WHEN c.ended = 1 THEN $2 END, leftover = CASE WHEN c.leftover = 1 THEN $2 END
+FROM {objects $1 id:int state:text ended:int leftover:int manifest:text children:text outcome:text figures:text} c
+WHERE tasks.id = c.id",
+);
+
+/// Commits all; the tasks without files end as well. The worker of a task that was asked to stop is told `Lost`.
 pub(super) async fn commit(tx: &mut Tx<'_>, commits: &[&Commit], changes: &mut Changes) -> Result<Vec<Applied>, Fault> {
     // A lease commits one thing only; a second try in the same batch is a repeat.
-    let mut first: HashMap<&Lease, &Commit> = HashMap::new();
-    let mut columns = Vec::with_capacity(commits.len());
-    for commit in commits {
-        if let Entry::Vacant(place) = first.entry(&commit.lease) {
-            place.insert(commit);
-            columns.push(Columns::new(commit)?);
-        }
-    }
-    let rows: Vec<Committed> = tx.rows(&COMMIT, args![array(&columns)?, tx.now]).await?;
+    let mut first = HashSet::new();
+    let asked = commits.iter().enumerate().filter(|(_, commit)| first.insert(&commit.lease));
+    let asked: Vec<(usize, &str, &str, u64, &str)> = asked
+        .map(|(n, Commit { lease, .. })| (n, lease.key.tenant.as_str(), lease.key.task_id.as_str(), lease.epoch, lease.owner.as_str()))
+        .collect();
+    let held: Vec<Held> = tx.json(&HELD, args![array(&asked)?]).await?;
     let mut applied = HashSet::new();
-    let mut closed = Vec::new();
-    for row in rows {
-        let lease = lease_of(&row.tenant, &row.task_id, row.epoch, &row.owner);
-        let Some(commit) = first.get(&lease).copied() else { continue };
-        let cancelled = row.state == "CANCELLED";
+    let (mut columns, mut closed) = (Vec::with_capacity(held.len()), Vec::with_capacity(held.len()));
+    for held in held {
+        let Some(commit) = commits.get(held.n).copied() else { continue };
+        let row = Columns::new(&held, commit)?;
+        let cancelled = held.cancelled == 1;
         let ended = if cancelled { "cancelled" } else { "committed" };
-        closed.push(Closed { task: row.id, epoch: row.epoch, ended, error: None, log: &commit.log });
+        closed.push(Closed { task: held.id, epoch: commit.lease.epoch.cast_signed(), ended, error: None, log: &commit.log });
         if !cancelled {
-            applied.insert(lease);
+            applied.insert(&commit.lease);
         }
-        if row.state != "COMMITTED" {
-            changes.live(row.job, row.grp, -1);
+        if row.ended == 1 {
+            changes.live(held.job, held.grp, -1);
         }
-        if row.state == "DONE" && row.stopping == 0 {
-            changes.parent(parent_of(row, commit.children.clone()));
+        if row.state == "DONE" && held.stopping == 0 && !commit.children.is_empty() {
+            changes.parent(parent_of(held, &commit.lease.key.tenant, commit.children.clone()));
         }
+        columns.push(row);
+    }
+    if !columns.is_empty() {
+        tx.execute(&COMMIT, args![array(&columns)?, tx.now]).await?;
     }
     close_claims(tx, &closed).await?;
     let leases: Vec<_> = commits.iter().map(|c| (&c.lease, "committed")).collect();
     answer(tx, &leases, &applied).await
 }
 
-fn parent_of(row: Committed, children: Children) -> Parent {
+fn parent_of(row: Held, tenant: &str, children: Children) -> Parent {
     Parent {
         id: row.id,
         job: row.job,
         group: row.grp,
-        tenant: row.tenant,
+        tenant: tenant.to_owned(),
         pipeline: row.pipeline,
         path: row.path,
         is_input: row.is_input == 1,
@@ -139,8 +139,14 @@ fn parent_of(row: Committed, children: Children) -> Parent {
 
 #[derive(Debug, sqlx::FromRow)]
 struct Finalised {
-    #[sqlx(flatten)]
-    row: Committed,
+    id: i64,
+    job: i64,
+    grp: i64,
+    tenant: String,
+    pipeline: String,
+    path: String,
+    is_input: i64,
+    stopping: i64,
     manifest: String,
     children: Option<String>,
 }
@@ -149,19 +155,21 @@ struct Finalised {
 pub(super) async fn end(tx: &mut Tx<'_>, keys: &[&TaskKey], changes: &mut Changes) -> Result<(), Fault> {
     let ids: Vec<(&str, &str)> = keys.iter().map(|k| (k.tenant.as_str(), k.task_id.as_str())).collect();
     let committed = sql!(
-        "SELECT DISTINCT t.id, t.job, t.grp, t.tenant, t.task_id, t.epoch, t.owner, t.pipeline, t.path, t.is_input, t.state, t.manifest, \
-                t.children, (SELECT stopping FROM jobs WHERE jobs.id = t.job) AS stopping \
+        "SELECT DISTINCT t.id, t.job, t.grp, t.tenant, t.pipeline, t.path, t.is_input, t.manifest, t.children, \
+                (SELECT stopping FROM jobs WHERE jobs.id = t.job) AS stopping \
          FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id \
          WHERE t.state = 'COMMITTED'"
     );
     let rows: Vec<Finalised> = tx.rows(committed, args![array(&ids)?]).await?;
     let mut done: Vec<(i64, String)> = Vec::new();
-    for Finalised { row, manifest, children } in rows {
+    for row in rows {
+        let Finalised { id, job, grp: group, tenant, pipeline, path, is_input, stopping, manifest, children } = row;
         let manifest: Manifest = serde_json::from_str(&manifest)?;
-        done.push((row.id, serde_json::to_string(&manifest.finalised())?));
-        changes.live(row.job, row.grp, -1);
-        if let Some(children) = children.filter(|_| row.stopping == 0) {
-            changes.parent(parent_of(row, serde_json::from_str(&children)?));
+        done.push((id, serde_json::to_string(&manifest.finalised())?));
+        changes.live(job, group, -1);
+        if let Some(children) = children.filter(|_| stopping == 0) {
+            let children = serde_json::from_str(&children)?;
+            changes.parent(Parent { id, job, group, tenant, pipeline, path, is_input: is_input == 1, first: 0, children });
         }
     }
     if done.is_empty() {

@@ -5,6 +5,7 @@
 //! | `{rows $1 id:int owner:text}` | rows of a JSON array of arrays, as a table | the same |
 //! | `{objects $1 id:int owner:text}` | rows of a JSON array of objects, as a table | the same |
 //! | `{ints $1}`, `{texts $1}` | a JSON array as a table with the column `value` | the same |
+//! | `{json a b}` | all rows as one JSON array of arrays of these columns | the same |
 //! | `{now}` | the database's clock in Unix milliseconds | the same |
 //! | `{max}`, `{min}` | `max`, `min` of several values | `greatest`, `least` |
 //! | `{join}` | `CROSS JOIN`, which keeps the order of tables | `JOIN` |
@@ -89,6 +90,10 @@ fn replacement(directive: &str, dialect: Dialect) -> Option<String> {
         ("ints" | "texts", Sqlite) => format!("(SELECT value FROM json_each({}))", words.next()?),
         ("ints", Postgres) => format!("(SELECT value::bigint AS value FROM json_array_elements_text({}::json))", words.next()?),
         ("texts", Postgres) => format!("(SELECT value FROM json_array_elements_text({}::json))", words.next()?),
+        ("json", Sqlite) => format!("json_group_array(json_array({}))", words.collect::<Vec<_>>().join(", ")),
+        ("json", Postgres) => {
+            format!("coalesce(json_agg(json_build_array({})), '[]')::text", words.collect::<Vec<_>>().join(", "))
+        }
         ("now", Sqlite) => "CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER)".to_owned(),
         ("now", Postgres) => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)".to_owned(),
         ("max" | "min", Sqlite) => name.to_owned(),
@@ -145,6 +150,8 @@ mod tests {
             expand("{objects $1 a:int b:text} x", Dialect::Postgres),
             "(SELECT * FROM json_to_recordset($1::json) AS r(a bigint, b text)) x"
         );
+        assert_eq!(expand("{json a b}", Dialect::Sqlite), "json_group_array(json_array(a, b))");
+        assert_eq!(expand("{json a b}", Dialect::Postgres), "coalesce(json_agg(json_build_array(a, b)), '[]')::text");
         assert_eq!(expand("{unknown} {", Dialect::Sqlite), "{unknown} {}");
     }
 }

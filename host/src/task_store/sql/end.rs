@@ -84,14 +84,20 @@ pub(super) async fn finish(tx: &mut Tx<'_>, mut changes: Changes) -> Result<(), 
     if !parents.is_empty() {
         insert_children(tx, &parents, &mut changes).await?;
     }
-    let mut jobs: BTreeMap<i64, i64> = changes.jobs.iter().map(|job| (*job, 0)).collect();
+    let mut jobs: BTreeMap<i64, i64> = BTreeMap::new();
     let mut groups = std::mem::take(&mut changes.groups);
     while !groups.is_empty() {
-        for delta in groups.values() {
+        for delta in groups.values().filter(|delta| delta.live != 0) {
             *jobs.entry(delta.job).or_default() += delta.live;
         }
+        // A task that ended with one child leaves its group as it was.
+        groups.retain(|_, delta| delta.live != 0 || delta.leaves != 0);
         let woken = count_groups(tx, &groups).await?;
         groups = wake(tx, &woken).await?;
+    }
+    jobs.retain(|_, live| *live != 0);
+    for job in changes.jobs {
+        jobs.entry(job).or_default();
     }
     count_jobs(tx, &jobs).await
 }
@@ -270,13 +276,18 @@ async fn mark_parents(tx: &mut Tx<'_>, counts: &[(i64, usize)]) -> Result<(), Fa
 
 /// Applies the counts and returns every `then` whose group has no live task now.
 async fn count_groups(tx: &mut Tx<'_>, groups: &BTreeMap<i64, Delta>) -> Result<Vec<i64>, Fault> {
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
     let rows: Vec<(i64, i64, i64)> = groups.iter().map(|(group, d)| (*group, d.live, d.leaves)).collect();
     let count = sql!(
         "UPDATE groups SET live = groups.live + c.live, leaves = groups.leaves + c.leaves \
-         FROM {rows $1 id:int live:int leaves:int} c WHERE groups.id = c.id RETURNING groups.live, groups.then_task"
+         FROM {rows $1 id:int live:int leaves:int} c WHERE groups.id = c.id"
     );
-    let counted: Vec<(i64, Option<i64>)> = tx.rows(count, args![array(&rows)?]).await?;
-    Ok(counted.into_iter().filter(|(live, _)| *live == 0).filter_map(|(_, then)| then).collect())
+    tx.execute(count, args![array(&rows)?]).await?;
+    let ids: Vec<&i64> = groups.keys().collect();
+    let over = sql!("SELECT g.then_task FROM {ints $1} w {join} groups g ON g.id = w.value WHERE g.live = 0 AND g.then_task IS NOT NULL");
+    Ok(tx.rows::<(i64,)>(over, args![array(&ids)?]).await?.into_iter().map(|(then,)| then).collect())
 }
 
 /// Lets every `then` go, once; in a cancelled job it ends instead, and that is a change in its own group.
@@ -322,12 +333,10 @@ async fn count_jobs(tx: &mut Tx<'_>, jobs: &BTreeMap<i64, i64>) -> Result<(), Fa
                       OR EXISTS (SELECT 1 FROM dead_letters d WHERE d.tenant = jobs.tenant AND d.job_id = jobs.job_id \
                                    AND d.body_hash IS NULL) THEN 'FAILED' \
                     WHEN cancel_at IS NOT NULL THEN 'CANCELLED' ELSE 'DONE' END \
-         FROM {rows $1 id:int live:int} c WHERE jobs.id = c.id RETURNING jobs.id, jobs.live"
+         FROM {rows $1 id:int live:int} c WHERE jobs.id = c.id"
     );
-    let counted: Vec<(i64, i64)> = tx.rows(count, args![array(&rows)?, tx.now]).await?;
-    let closed: Vec<i64> = counted.into_iter().filter(|(_, live)| *live == 0).map(|(job, _)| job).collect();
-    if !closed.is_empty() {
-        tx.execute(sql!("DELETE FROM turns WHERE job IN {ints $1}"), args![array(&closed)?]).await?;
-    }
-    Ok(())
+    tx.execute(count, args![array(&rows)?, tx.now]).await?;
+    let ids: Vec<&i64> = jobs.keys().collect();
+    let over = sql!("DELETE FROM turns WHERE job IN (SELECT j.id FROM {ints $1} w {join} jobs j ON j.id = w.value WHERE j.live = 0)");
+    tx.execute(over, args![array(&ids)?]).await
 }

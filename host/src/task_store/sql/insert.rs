@@ -7,7 +7,7 @@ use super::transaction::Tx;
 use crate::task::children::{Delivery, NewTask};
 use crate::task::state::TaskState;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of JSON per insert: keeps one statement's parameter far below SQLite's bound of 1 GB.
 const CHUNK: usize = 4 << 20;
@@ -56,7 +56,6 @@ struct Columns<'a> {
     on_failure: Option<String>,
     ended_at: Option<i64>,
     output_prefix: &'a str,
-    message: String,
 }
 
 static INSERT: Statement = Statement::new(
@@ -71,33 +70,50 @@ FROM {objects $1 id:int job:int grp:int tenant:text task_id:text pipeline:text s
 );
 
 static INSERT_MESSAGES: Statement =
-    Statement::new("INSERT INTO messages (task, message) SELECT id, message FROM {objects $1 id:int message:text} c");
+    Statement::new("INSERT INTO messages (task, message) SELECT task, message FROM {rows $1 task:int message:text} c");
 
 /// Inserts rows in the order given, their messages apart.
 pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fault> {
-    let mut chunk = String::from("[");
+    let (mut tasks, mut messages) = (Array::new(), Array::new());
     for row in rows {
         let columns = columns(row, tx.now)?;
         tx.enqueued |= row.state == TaskState::Queued && columns.queue.is_none();
-        if chunk.len() > 1 {
-            chunk.push(',');
-        }
-        chunk.push_str(&serde_json::to_string(&columns)?);
-        if chunk.len() > CHUNK {
-            chunk = flush(tx, chunk).await?;
+        tasks.push(&columns)?;
+        messages.push(&(row.id, row.task.message.to_json()))?;
+        if tasks.0.len() + messages.0.len() > CHUNK {
+            flush(tx, &mut tasks, &mut messages).await?;
         }
     }
-    if chunk.len() > 1 {
-        flush(tx, chunk).await?;
-    }
-    Ok(())
+    flush(tx, &mut tasks, &mut messages).await
 }
 
-async fn flush(tx: &mut Tx<'_>, mut chunk: String) -> Result<String, Fault> {
-    chunk.push(']');
-    tx.execute(&INSERT, args![&chunk, tx.now]).await?;
-    tx.execute(&INSERT_MESSAGES, args![chunk]).await?;
-    Ok("[".to_owned())
+async fn flush(tx: &mut Tx<'_>, tasks: &mut Array, messages: &mut Array) -> Result<(), Fault> {
+    if tasks.0.is_empty() {
+        return Ok(());
+    }
+    tx.execute(&INSERT, args![tasks.take(), tx.now]).await?;
+    tx.execute(&INSERT_MESSAGES, args![messages.take()]).await
+}
+
+/// A JSON array that grows row by row, so that its length is known.
+struct Array(String);
+
+impl Array {
+    fn new() -> Self {
+        Self(String::new())
+    }
+
+    fn push(&mut self, row: &impl Serialize) -> Result<(), Fault> {
+        self.0.push(if self.0.is_empty() { '[' } else { ',' });
+        self.0.push_str(&serde_json::to_string(row)?);
+        Ok(())
+    }
+
+    fn take(&mut self) -> String {
+        let mut whole = std::mem::take(&mut self.0);
+        whole.push(']');
+        whole
+    }
 }
 
 fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
@@ -133,7 +149,6 @@ fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
         on_failure: task.on_failure.as_ref().map(serde_json::to_string).transpose()?,
         ended_at: row.state.is_ended().then_some(now),
         output_prefix: &task.output_prefix,
-        message: task.message.to_json(),
     })
 }
 
@@ -164,13 +179,17 @@ pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
     let numbered: Vec<(usize, i64, &str, &str, u8)> =
         wanted.iter().enumerate().map(|(n, t)| (n, t.job, t.pipeline.as_str(), t.step.as_str(), t.priority)).collect();
     let bases = sql!(
-        "SELECT w.n, {max}(coalesce((SELECT l.clock FROM lanes l \
-                                     WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0), \
-                           coalesce((SELECT t.next FROM turns t WHERE t.job = w.job AND t.step = w.step AND t.priority = w.priority), 0)) \
-         FROM {rows $1 n:int job:int pipeline:text step:text priority:int} w ORDER BY w.n"
+        "SELECT {json n base} FROM (\
+            SELECT w.n, {max}(coalesce((SELECT l.clock FROM lanes l \
+                                        WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0), \
+                              coalesce((SELECT t.next FROM turns t \
+                                        WHERE t.job = w.job AND t.step = w.step AND t.priority = w.priority), 0)) AS base \
+            FROM {rows $1 n:int job:int pipeline:text step:text priority:int} w) c"
     );
-    let bases: Vec<(i64, i64)> = tx.rows(bases, args![array(&numbered)?]).await?;
-    let mut next: BTreeMap<Turn, i64> = wanted.into_iter().zip(bases.into_iter().map(|(_, base)| base)).collect();
+    let bases: Vec<(usize, i64)> = tx.json(bases, args![array(&numbered)?]).await?;
+    let bases: HashMap<usize, i64> = bases.into_iter().collect();
+    let mut next: BTreeMap<Turn, i64> =
+        wanted.into_iter().enumerate().map(|(n, turn)| (turn, bases.get(&n).copied().unwrap_or_default())).collect();
     for row in rows.iter_mut() {
         if let Some(tag) = next.get_mut(&turn_of(row)) {
             row.fair = *tag;

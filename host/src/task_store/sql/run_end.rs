@@ -119,8 +119,8 @@ pub(super) async fn settle(tx: &mut Tx<'_>, settles: &[Settle<'_>], changes: &mu
     let mut dead = Vec::new();
     for row in &rows {
         let lease = lease_of(&row.tenant, &row.task_id, row.epoch, &row.owner);
-        let Some((_, how, log)) = first.get(&lease).copied() else { continue };
-        applied.insert(lease);
+        let Some((lease, how, log)) = first.get(&lease).copied() else { continue };
+        applied.insert(*lease);
         let error = match how {
             Settlement::Retry(_, e) | Settlement::HandBack(_, e) | Settlement::Dead(e) => Some(e),
             Settlement::GiveBack | Settlement::Cancelled => None,
@@ -183,11 +183,11 @@ pub(super) fn lease_of(tenant: &str, task_id: &str, epoch: i64, owner: &str) -> 
 
 /// One answer per lease and the end it asked for: `Yes` where it was applied just now, or where `claims` says that it was in an
 /// earlier try. A settlement of a task that was asked to stop took effect as a cancellation; a commit did not take effect then.
-pub(super) async fn answer(tx: &mut Tx<'_>, leases: &[(&Lease, &str)], applied: &HashSet<Lease>) -> Result<Vec<Applied>, Fault> {
+pub(super) async fn answer(tx: &mut Tx<'_>, leases: &[(&Lease, &str)], applied: &HashSet<&Lease>) -> Result<Vec<Applied>, Fault> {
     let open: Vec<(usize, &str, &str, u64, &str, &str)> = leases
         .iter()
         .enumerate()
-        .filter(|(_, (lease, _))| !applied.contains(*lease))
+        .filter(|(_, (lease, _))| !applied.contains(lease))
         .map(|(i, (l, ended))| (i, l.key.tenant.as_str(), l.key.task_id.as_str(), l.epoch, l.owner.as_str(), *ended))
         .collect();
     let mut answers = vec![Applied::Yes; leases.len()];

@@ -5,6 +5,7 @@ use super::dialect::{Dialect, Statement, sql};
 use super::fault::Fault;
 use super::postgres;
 use crate::task_store::StoreError;
+use serde::de::DeserializeOwned;
 use sqlx::{Postgres, Sqlite, Transaction};
 use std::sync::Arc;
 
@@ -15,8 +16,44 @@ pub(super) struct Tx<'c> {
     pub now: i64,
     /// Another process has written since the last transaction, as far as the database tells.
     pub elsewhere: bool,
+    /// What had come to its time when the clock was read.
+    pub overdue: Overdue,
     /// Something was put where a claim may find it.
     pub enqueued: bool,
+}
+
+/// The clock of a transaction, and what is to be done because of it: asked together, as most transactions find nothing.
+pub(super) static CLOCK: Statement = Statement::pair(
+    "
+SELECT {now} AS now, (SELECT data_version FROM pragma_data_version) AS version,
+       EXISTS (SELECT 1 FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND lease_until < {now}) AS leases,
+       EXISTS (SELECT 1 FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND not_before <= {now}) AS waits",
+    "
+WITH clock AS MATERIALIZED (SELECT {now} AS now)
+SELECT now, 0::bigint AS version,
+       EXISTS (SELECT 1 FROM tasks WHERE state = 'PROCESSING' AND lease_until < clock.now) AS leases,
+       EXISTS (SELECT 1 FROM tasks WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND not_before <= clock.now) AS waits
+FROM clock",
+);
+
+/// What [`CLOCK`] answers.
+#[derive(Debug, sqlx::FromRow)]
+pub(super) struct Clock {
+    /// Milliseconds since the Unix epoch.
+    pub now: i64,
+    /// SQLite: rises with what other connections write.
+    pub version: i64,
+    #[sqlx(flatten)]
+    pub overdue: Overdue,
+}
+
+/// Whether anything has come to its time.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub(super) struct Overdue {
+    /// A lease has lapsed.
+    pub leases: bool,
+    /// A task need wait for its time no longer.
+    pub waits: bool,
 }
 
 pub(super) enum Inner<'c> {
@@ -26,8 +63,8 @@ pub(super) enum Inner<'c> {
 }
 
 impl<'c> Tx<'c> {
-    pub fn new(inner: Inner<'c>, now: i64, elsewhere: bool) -> Self {
-        Self { inner, now, elsewhere, enqueued: false }
+    pub fn new(inner: Inner<'c>, clock: &Clock, elsewhere: bool) -> Self {
+        Self { inner, now: clock.now, elsewhere, overdue: clock.overdue, enqueued: false }
     }
 
     /// The connection, for a statement.
@@ -49,6 +86,14 @@ impl<'c> Tx<'c> {
 
     pub async fn row<T: Row>(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<Option<T>, Fault> {
         self.db().row(statement, args).await
+    }
+
+    pub async fn json<T: DeserializeOwned>(
+        &mut self,
+        statement: &'static Statement,
+        args: impl IntoIterator<Item = Arg>,
+    ) -> Result<Vec<T>, Fault> {
+        self.db().json(statement, args).await
     }
 
     pub async fn execute(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<(), Fault> {

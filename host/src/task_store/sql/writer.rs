@@ -7,7 +7,6 @@ use super::changed::Changed;
 use super::fault::Fault;
 use super::link::{Link, within};
 use super::request::{self, Answer, Outcome, Request};
-use super::sqlite::watch::LOOK_EVERY;
 use crate::failpoint::{Point, reach};
 use crate::task::lease::Lease;
 use crate::task_store::{Admission, Claimed, Settlement, StoreError};
@@ -34,10 +33,10 @@ const BUSY_STEP: u64 = 2000;
 const CLASHES: u32 = 3;
 
 /// Under steady load SQLite's lock is left alone for [`GAP`] after this long, or another process would never meet it free.
-const HELD_IN_A_ROW: Duration = Duration::from_millis(50);
+const HELD_IN_A_ROW: Duration = Duration::from_millis(100);
 
 /// See [`HELD_IN_A_ROW`]; longer than [`BUSY_STEP`].
-const GAP: Duration = Duration::from_millis(3);
+const GAP: Duration = Duration::from_micros(2500);
 
 /// A request and where its answer goes.
 struct Member {
@@ -124,8 +123,23 @@ fn start(link: Link, beats: Option<mpsc::Receiver<Member>>, changed: &Arc<Change
     let (requests, requests_in) = mpsc::channel(PENDING);
     let (returns, returned) = mpsc::unbounded_channel();
     let changed = Arc::clone(changed);
-    tokio::spawn(Writer { link, requests: requests_in, beats, returned, returns, changed, held: Duration::ZERO }.run());
+    let writer = Writer { link, requests: requests_in, beats, returned, returns, changed, held: Duration::ZERO };
+    on_a_thread(writer.run());
     requests
+}
+
+/// Runs the writer on a thread of its own. Every statement is a message to the database and one back: on a runtime that it shares with
+/// running tasks the writer would stand in line behind them each time, with the write lock in its hand.
+fn on_a_thread(writing: impl Future<Output = ()> + Send + 'static) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let started = runtime.and_then(|runtime| {
+        let run = move || runtime.block_on(writing);
+        std::thread::Builder::new().name("store-writer".to_owned()).spawn(run).map(drop)
+    });
+    // What was to be written is dropped with the writer, and callers are told that it has gone.
+    if let Err(error) = started {
+        tracing::error!(%error, "no thread for the task store's writer could be started");
+    }
 }
 
 enum Event {
@@ -145,7 +159,7 @@ impl Writer {
                 beat = next(&mut self.beats) => beat.map_or(Event::Closed, Event::Beat),
                 Some(leases) = self.returned.recv() => Event::Returned(leases),
                 request = self.requests.recv() => request.map_or(Event::Closed, Event::Request),
-                () = self.changed.waited_for(LOOK_EVERY), if looks => Event::Look,
+                () = look_due(&mut self.link, &self.changed), if looks => Event::Look,
             };
             match event {
                 Event::Beat(beat) => self.serve_beats(Some(beat)).await,
@@ -304,6 +318,14 @@ impl Writer {
             self.changed.tell();
         }
         result
+    }
+}
+
+/// Returns when somebody waits for work and it is time to look for what others did.
+async fn look_due(link: &mut Link, changed: &Changed) {
+    changed.waited_for().await;
+    if let Some(link) = link.sqlite() {
+        link.watch.due().await;
     }
 }
 

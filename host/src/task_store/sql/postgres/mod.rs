@@ -10,10 +10,9 @@ mod tests;
 
 use super::changed::Changed;
 use super::database::Db;
-use super::dialect::sql;
 use super::fault::Fault;
 use super::link::{self, Readers};
-use super::transaction::{Inner, Tx};
+use super::transaction::{CLOCK, Clock, Inner, Tx};
 use super::{SqlTaskStore, writer};
 use crate::task_store::StoreError;
 use sqlx::postgres::PgConnectOptions;
@@ -69,18 +68,17 @@ impl Link {
     /// A transaction, READ COMMITTED. Its clock is read first: where the connection was lost while nobody used it, that shows, and
     /// there is a new one before anything has begun.
     pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
-        let clock = sql!("SELECT {now}");
         let used = self.connection.is_some();
-        let (now,): (i64,) = match Db::Postgres(self.connected().await?).one(clock, []).await {
+        let clock: Clock = match Db::Postgres(self.connected().await?).one(&CLOCK, []).await {
             Err(Fault::Gone(_)) if used => {
                 self.connection = None;
-                Db::Postgres(self.connected().await?).one(clock, []).await?
+                Db::Postgres(self.connected().await?).one(&CLOCK, []).await?
             }
             clock => clock?,
         };
         let name = Arc::clone(&self.name);
         let inner = self.connected().await?.begin().await?;
-        Ok(Tx::new(Inner::Postgres(inner, name), now, false))
+        Ok(Tx::new(Inner::Postgres(inner, name), &clock, false))
     }
 
     /// The connection, a new one where there is none.

@@ -201,10 +201,13 @@ async fn no_statement_of_the_hot_path_scans() {
     let Some((_store, dsn)) = fresh().await else { return };
     let mut raw = PgConnection::connect(&dsn).await.unwrap();
     raw.execute("SET enable_seqscan = off").await.unwrap();
-    let statements: [(&Statement, &str); 14] = [
+    let statements: [(&Statement, &str); 17] = [
+        (&super::super::transaction::CLOCK, ""),
         (&super::super::claim::ANYTHING, "'p', '[\"a\"]'"),
-        (&super::super::claim::PROMOTE, "'p', 1, 1"),
+        (&super::super::claim::PROMOTE, "1, 1"),
         (&super::super::claim::HEAD, "'p', 'a', 1"),
+        (&super::super::claim::READ, "'[1]', 1"),
+        (&super::super::commit::HELD, "'[]'"),
         (&super::super::claim::LEASE, "'[[1,\"o\",1]]', 1"),
         (&super::super::lapse::FIND, "1, 1"),
         (&super::super::lapse::LAPSE, "1, 3, 'e', '[1]'"),
@@ -220,8 +223,9 @@ async fn no_statement_of_the_hot_path_scans() {
     for (number, (statement, values)) in statements.into_iter().enumerate() {
         let types = values.split(", ").map(|v| if v.starts_with('\'') { "text" } else { "bigint" }).collect::<Vec<_>>().join(", ");
         let sql = statement.text(Dialect::Postgres);
-        raw.execute(sqlx::AssertSqlSafe(format!("PREPARE s{number} ({types}) AS {sql}"))).await.unwrap();
-        let plan = raw.fetch_all(sqlx::AssertSqlSafe(format!("EXPLAIN EXECUTE s{number} ({values})"))).await.unwrap();
+        let (types, values) = if values.is_empty() { Default::default() } else { (format!("({types})"), format!("({values})")) };
+        raw.execute(sqlx::AssertSqlSafe(format!("PREPARE s{number} {types} AS {sql}"))).await.unwrap();
+        let plan = raw.fetch_all(sqlx::AssertSqlSafe(format!("EXPLAIN EXECUTE s{number} {values}"))).await.unwrap();
         for step in plan {
             let step: String = step.get(0);
             // Indexes that are walked in order need no sort; json functions are no tables.

@@ -12,10 +12,9 @@ pub use open::Durability;
 
 use super::changed::Changed;
 use super::database::Db;
-use super::dialect::sql;
 use super::fault::Fault;
 use super::link::{self, Readers};
-use super::transaction::{Inner, Tx};
+use super::transaction::{CLOCK, Clock, Inner, Tx};
 use super::{SqlTaskStore, writer};
 use crate::task_store::StoreError;
 use sqlx::{Connection as _, SqliteConnection};
@@ -57,10 +56,9 @@ impl Link {
     /// Takes the write lock; [`Fault::Busy`] where another process has it. The clock is read under it.
     pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
         let mut inner = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let (now, version): (i64, i64) =
-            Db::Sqlite(&mut inner).one(sql!("SELECT {now}, data_version FROM pragma_data_version"), []).await?;
-        let elsewhere = self.watch.saw(version);
-        Ok(Tx::new(Inner::Sqlite(inner), now, elsewhere))
+        let clock: Clock = Db::Sqlite(&mut inner).one(&CLOCK, []).await?;
+        let elsewhere = self.watch.saw(clock.version);
+        Ok(Tx::new(Inner::Sqlite(inner), &clock, elsewhere))
     }
 
     /// Whether another connection has written since the last look.

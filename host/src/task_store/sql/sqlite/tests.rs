@@ -131,10 +131,13 @@ async fn no_statement_of_the_hot_path_scans() {
     let (_store, folder) = fresh().await;
     let mut raw = raw(&file(&folder)).await;
     let statements = [
+        &super::super::transaction::CLOCK,
         &super::super::claim::ANYTHING,
         &super::super::claim::PROMOTE,
         &super::super::claim::HEAD,
+        &super::super::claim::READ,
         &super::super::claim::LEASE,
+        &super::super::commit::HELD,
         &super::super::lapse::FIND,
         &super::super::lapse::LAPSE,
         &super::super::commit::COMMIT,
