@@ -2,10 +2,11 @@
 //!
 //! The list is fixed by the commit and inserted by the end; nothing here sends anything.
 
+use super::checks;
 use super::hooks::{FanOut, NextTask, TaskError, parse_object};
 use super::id;
 use super::limits::Limits;
-use super::message::{DEFAULT_PRIORITY, MAX_DEPTH, Message, depth};
+use super::message::{DEFAULT_PRIORITY, Message};
 use super::uri::Uri;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -213,7 +214,7 @@ fn child_of(
         message.function = Some(function.clone());
     }
     if let Some(text) = &next.input_uri {
-        let uri = Uri::parse(text).map_err(|e| fault("bad-child", e))?;
+        let uri = Uri::parse(text).and_then(|uri| checks::input_uri(&uri).map(|()| uri)).map_err(|e| fault("bad-child", e))?;
         if !readable(&uri) {
             let why = format!("input_uri '{uri}' is neither readable by its parent nor an output of it");
             return Err(fault("child-input-denied", why));
@@ -227,10 +228,7 @@ fn child_of(
         }
         message.set_payload(input).map_err(|e| fault("bad-child", e))?;
     }
-    let deep = message.input.as_ref().map_or(0, depth).max(message.params.values().map(depth).max().unwrap_or(0) + 1);
-    if deep > MAX_DEPTH {
-        return Err(fault("bad-child", format!("params or input are nested {deep} deep, over {MAX_DEPTH}")));
-    }
+    checks::made(&message).map_err(|e| fault("bad-child", e))?;
     let priority = next.priority.unwrap_or(parent.priority);
     if priority > 9 {
         return Err(fault("bad-child", format!("priority {priority} is not 0 to 9")));

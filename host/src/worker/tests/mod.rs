@@ -186,6 +186,7 @@ impl Place {
             limits,
             routes: Arc::new(routes),
             read: Vec::new(),
+            accept: Default::default(),
             secrets: BTreeMap::new(),
             functions: BTreeMap::from([("costly".to_owned(), Some(Arc::new(doubling(DOUBLINGS))))]),
             params: None,
