@@ -29,7 +29,9 @@ fuzz_target!(|bytes: &[u8]| {
         }
         Err(violations) => {
             assert!(!violations.is_empty() && violations.len() <= 8 * MAX_VIOLATIONS);
-            let document = serde_json::from_slice::<Value>(bytes).ok();
+            // Of a key that comes twice, another reader may keep the other value.
+            let is_clear = violations.iter().all(|violation| !violation.message.contains("comes twice"));
+            let document = serde_json::from_slice::<Value>(bytes).ok().filter(|_| is_clear);
             for violation in violations {
                 let pointer = &violation.pointer;
                 assert!(pointer.len() <= MAX_POINTER && (pointer.is_empty() || pointer.starts_with('/')), "{pointer}");

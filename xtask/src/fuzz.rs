@@ -60,7 +60,7 @@ fn search(name: &str, longest: u32, seconds: u32) -> Result<(), String> {
     let status = fuzzer.status().map_err(|e| format!("{} cannot be started: {e}", binary.display()))?;
     let text = String::from_utf8_lossy(&fs::read(&log).map_err(|e| format!("{}: {e}", log.display()))?).into_owned();
     let new: Vec<PathBuf> = findings(&found)?.into_iter().filter(|file| !before.contains(file)).collect();
-    for line in text.lines().filter(|line| line.contains(" DONE ") || line.starts_with("stat::")) {
+    for line in text.lines().filter(|line| line.contains("DONE ") || line.starts_with("stat::")) {
         println!("{}", line.trim());
     }
     if status.success() && new.is_empty() {

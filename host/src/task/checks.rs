@@ -96,10 +96,9 @@ pub fn made(message: &Message) -> Result<(), String> {
     for (key, value) in &message.metadata {
         metadata_key(key).and_then(|()| metadata_value(value)).map_err(|e| format!("metadata '{}' {e}", cut(key, 64).escape_debug()))?;
     }
-    match message.input.as_ref().and_then(as_body) {
-        Some((Value::String(content_type), _)) => check_content_type(content_type).map_err(|e| format!("input's content_type {e}")),
-        _ => Ok(()),
-    }
+    let Some((content_type, base64)) = message.input.as_ref().and_then(as_body) else { return Ok(()) };
+    body_part(content_type, check_content_type).map_err(|e| format!("input's content_type {e}"))?;
+    body_part(base64, check_base64).map_err(|e| format!("input's base64 {e}"))
 }
 
 /// The two parts of an inline input that is no JSON: `content_type` and `base64`.
@@ -166,6 +165,13 @@ pub fn check_content_type(text: &str) -> Result<(), String> {
         return Err(format!("'{}' is no content type such as image/png", cut(text, 64).escape_debug()));
     }
     Ok(())
+}
+
+fn body_part(value: &Value, check: fn(&str) -> Result<(), String>) -> Result<(), String> {
+    match value {
+        Value::String(text) => check(text),
+        other => Err(format!("must be a string, not {}", kind(other))),
+    }
 }
 
 /// Whether base64 decodes, without keeping what it decodes to.
@@ -252,13 +258,7 @@ impl Checked<'_> {
 
     fn input(&mut self) {
         let Some((content_type, base64)) = self.fields.get("input").and_then(as_body) else { return };
-        for (key, value, check) in
-            [("content_type", content_type, check_content_type as fn(&str) -> _), ("base64", base64, check_base64 as fn(&str) -> _)]
-        {
-            let checked = match value {
-                Value::String(text) => check(text),
-                other => Err(format!("must be a string, not {}", kind(other))),
-            };
+        for (key, checked) in [("content_type", body_part(content_type, check_content_type)), ("base64", body_part(base64, check_base64))] {
             if let Err(why) = checked {
                 self.fault(&["input", key], why);
             }

@@ -328,6 +328,8 @@ pub fn root(message: Message, step: &str, max_attempts: u32, job_prefix: &Uri) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::hooks::Payload;
+    use super::super::message::MessageBounds;
     use super::*;
 
     fn routes() -> Routes {
@@ -363,6 +365,40 @@ mod tests {
         let then = first.then.unwrap();
         assert_eq!((then.step.as_str(), then.max_attempts), ("c", 2));
         assert_eq!(then.output_prefix, format!("file:///out/job/c/all-{}/", &then.task_id[..12]));
+    }
+
+    /// What a queue would refuse on arrival is the guest's fault before anything is sent: a child is never lost on its way.
+    #[test]
+    fn a_child_is_a_message_that_can_be_read() {
+        let deep = |levels: usize| format!("{{\"x\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
+        let labels = |n: usize, size: usize| (0..n).map(|i| (format!("k{i}"), "v".repeat(size))).collect::<Vec<_>>();
+        let body = |kind: &str| Some(Payload::Body { content_type: kind.into(), bytes: vec![0, 1] });
+        let good = [
+            NextTask { params: deep(62), ..child("x") },
+            NextTask { metadata: labels(256, 1024), ..child("x") },
+            NextTask { input: body("image/png"), ..child("x") },
+            NextTask { params: format!("{{\"x\":[{}1]}}", "1,".repeat(99_000)), ..child("x") },
+        ];
+        for next in good {
+            let made = planned(FanOut { tasks: vec![next], then: None }, None).unwrap().tasks.remove(0);
+            let read = Message::decode(made.message.to_json().as_bytes(), &MessageBounds::default());
+            assert_eq!(read, Ok(made.message));
+        }
+        let bad = [
+            NextTask { params: deep(63), ..child("x") },
+            NextTask { input: Some(Payload::Json(deep(64))), ..child("x") },
+            NextTask { metadata: labels(257, 1), ..child("x") },
+            NextTask { metadata: labels(1, 1025), ..child("x") },
+            NextTask { metadata: vec![(String::new(), "x".into())], ..child("x") },
+            NextTask { input: body("png"), ..child("x") },
+            NextTask { input: Some(Payload::Json(r#"{"content_type": "a/b", "base64": "?"}"#.into())), ..child("x") },
+            NextTask { params: format!("{{\"x\":[{}1]}}", "1,".repeat(100_000)), ..child("x") },
+            NextTask { input_uri: Some("file:///out/".into()), ..child("x") },
+        ];
+        for next in bad {
+            let error = planned(FanOut { tasks: vec![next.clone()], then: None }, None).expect_err(&format!("{next:?}"));
+            assert_eq!(error.code, "bad-child", "{error:?}");
+        }
     }
 
     #[test]

@@ -178,7 +178,11 @@ impl HookError {
 
     /// Violations of the input; at most 64 are kept.
     pub fn invalid(violations: impl IntoIterator<Item = Violation>) -> Self {
-        let kept = violations.into_iter().take(MAX_VIOLATIONS).map(|v| Violation::at(pointer::bounded(&v.pointer), cut(&v.message, 512))).collect();
+        let kept = violations
+            .into_iter()
+            .take(MAX_VIOLATIONS)
+            .map(|v| Violation::at(pointer::bounded(&v.pointer), cut(&v.message, 512)))
+            .collect();
         Self::Invalid(kept)
     }
 }

@@ -304,7 +304,11 @@ mod tests {
             with(key, value.clone()).unwrap_or_else(|e| panic!("{key}: {value}: {e:?}"));
         }
         for key in KEYS.iter().filter(|key| !["job_id", "task_id", "params"].contains(key)) {
-            assert_eq!(with(key, Value::Null).unwrap(), decode(r#"{"job_id":"j","task_id":"t","params":{}}"#).unwrap(), "{key} null is none");
+            assert_eq!(
+                with(key, Value::Null).unwrap(),
+                decode(r#"{"job_id":"j","task_id":"t","params":{}}"#).unwrap(),
+                "{key} null is none"
+            );
         }
         let bad = [
             ("job_id", json!("..")),
@@ -369,7 +373,9 @@ mod tests {
     fn hostile_text_is_refused_without_a_panic() {
         let deep = format!(r#"{{"job_id":"a","task_id":"b","params":{{"x":{}1{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));
         let bom = "\u{feff}{}";
-        for bad in ["", "nul", "[]", "{", r#"{"job_id":"\ud800"}"#, r#"{"params":{"x":1e400}}"#, r#"{"job_id":"a","job_id":"a"}"#, bom, &deep] {
+        for bad in
+            ["", "nul", "[]", "{", r#"{"job_id":"\ud800"}"#, r#"{"params":{"x":1e400}}"#, r#"{"job_id":"a","job_id":"a"}"#, bom, &deep]
+        {
             assert!(!decode(bad).unwrap_err().is_empty(), "{}", &bad[..bad.len().min(40)]);
         }
         let long = Message::decode(&vec![b' '; MAX_MESSAGE + 1], &MessageBounds::default()).unwrap_err();
@@ -444,14 +450,16 @@ mod tests {
             prop::collection::btree_map("[^\\pC]{1,5}", ".{0,9}", 0..3),
         );
         let numbers = (prop::option::of(0..=9u8), prop::option::of(1..=1000u32), prop::option::of(0..=i64::MAX), 0..99u32);
-        (ids, content, numbers).prop_map(|((job, task, tenant, function), (params, input, uri, metadata), (priority, attempts, due, hops))| {
-            let mut message = Message::new(job, task, params.into_iter().collect());
-            message.output_prefix = uri.as_ref().map(|uri| format!("{uri}/"));
-            (message.tenant, message.function, message.input, message.input_uri) = (tenant, function, input, uri);
-            (message.metadata, message.priority, message.max_attempts, message.not_before) = (metadata, priority, attempts, due);
-            message.hops = hops;
-            message
-        })
+        (ids, content, numbers).prop_map(
+            |((job, task, tenant, function), (params, input, uri, metadata), (priority, attempts, due, hops))| {
+                let mut message = Message::new(job, task, params.into_iter().collect());
+                message.output_prefix = uri.as_ref().map(|uri| format!("{uri}/"));
+                (message.tenant, message.function, message.input, message.input_uri) = (tenant, function, input, uri);
+                (message.metadata, message.priority, message.max_attempts, message.not_before) = (metadata, priority, attempts, due);
+                message.hops = hops;
+                message
+            },
+        )
     }
 
     /// The same JSON with its keys the other way round and space wherever it may stand.

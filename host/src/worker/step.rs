@@ -58,7 +58,8 @@ impl StepSpec {
         faults.extend(self.schema(message).err());
         let size = message.payload().map_or(0, |payload| payload.len() as u64);
         if size > self.limits.payload {
-            let text = format!("has {size} bytes, over {} (limits.payload of step '{}'); put it in storage", self.limits.payload, self.name);
+            let text =
+                format!("has {size} bytes, over {} (limits.payload of step '{}'); put it in storage", self.limits.payload, self.name);
             faults.push(Violation::at("/input", text));
         }
         faults

@@ -2,8 +2,8 @@
 
 use super::{Failure, Scope, locked};
 use crate::task::hooks::Payload;
-use crate::task::limits::cut;
 use crate::task::json::extent;
+use crate::task::limits::cut;
 use crate::task::message::MAX_DEPTH;
 use crate::task::outputs;
 use std::sync::atomic::Ordering;
