@@ -190,6 +190,26 @@ fn a_guest_that_misbehaves_is_a_failed_job_and_the_worker_goes_on() {
     assert_eq!(place.run(&["dlq", "list", "--json"]).ok().json().as_array().unwrap().len(), lines.len());
 }
 
+/// By its extension before anything is submitted, by its first bytes when the guest reads it.
+#[test]
+fn a_step_says_which_kinds_of_input_it_takes() {
+    let place = Place::new();
+    let step = |accept: &str| format!("[steps.probe]\nguest = {:?}\nmax_attempts = 1\naccept = {accept}\n", guest("probe"));
+    place.write("bad.toml", &step("[\"png\", \"jpgg\"]"));
+    refused(&place.run(&["run", "bad.toml"]), USAGE, &["steps.probe.accept", "jpgg", "did you mean \"jpg\""]);
+    place.write("p.toml", &step("[\"png\", \"image/jpeg\"]"));
+    for name in ["page.gif", "liar.png", "true.JPG"] {
+        fs::write(place.path().join(name), if name == "true.JPG" { b"\xff\xd8\xff\xe0" } else { b"GIF8" }).unwrap();
+    }
+    let submit = |name: &str| place.run(&["run", "p.toml", "--params", r#"{"action": "read"}"#, "--input", name, "--json"]);
+    refused(&submit("page.gif"), USAGE, &["/input_uri", "page.gif", "image/png, image/jpeg"]);
+    assert_eq!(place.run(&["tasks", "list", "--json"]).ok().json(), serde_json::json!([]));
+    let liar = submit("liar.png").ok().json();
+    assert_eq!(liar["result"]["error"]["code"], "invalid", "{liar}");
+    assert!(liar["result"]["error"].to_string().contains("is no image/png: it begins with 'GIF8'"), "{liar}");
+    assert!(submit("true.JPG").ok().json()["result"]["error"].is_null());
+}
+
 /// `VmHWM` of this process: the most memory it ever had, in bytes.
 fn most_memory() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
