@@ -15,7 +15,7 @@ use crate::task::uri::Uri;
 use crate::task_store::{Durability, Feed, NewJob, PostgresTaskStore, SqliteTaskStore, StoreError, Submitted, TaskStore};
 use crate::worker::{Settings, StepSpec, Worker};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -226,6 +226,10 @@ impl App {
             let text = format!("no step '{step}' in pipeline '{}' (it has {})", pipeline.name, known.join(", "));
             return Err(vec![Violation::at("/step", text)]);
         };
+        let unacceptable = spec.accept.check(&message);
+        if !unacceptable.is_empty() {
+            return Err(unacceptable);
+        }
         let routes = routes_of(pipeline, spec, self.config.worker.max_attempts);
         let job_prefix = submission.output.map(|prefix| prefix.as_prefix());
         let origin =
@@ -314,7 +318,7 @@ impl App {
             models: self.models_of(models, pipeline, step).await?,
             config: Value::Object(step.config.clone()).to_string(),
             extras: Vec::new(),
-            grants: Grants { read: step.grant.read.clone(), secrets: self.secrets_of(step)?, reserved: BTreeSet::new() },
+            grants: Grants { read: step.grant.read.clone(), secrets: self.secrets_of(step)?, ..Grants::default() },
             limits: step.limits.clone(),
             allow_load: step.allow_model_bytes,
             warm: step.concurrency.unwrap_or(self.config.worker.concurrency).min(self.config.worker.concurrency) as usize,
@@ -331,6 +335,7 @@ impl App {
             limits: step.limits.clone(),
             routes: Arc::new(routes_of(pipeline, step, self.config.worker.max_attempts)),
             read: step.grant.read.clone(),
+            accept: step.accept.clone(),
             secrets: self.secrets_of(step)?,
             params: described.first().and_then(|(_, schema)| schema.clone()),
             functions: described.into_iter().filter(|(name, _)| allowed(name)).collect(),

@@ -1,7 +1,11 @@
 //! Bad input of every kind: one clear error that names the value and what to do, the right exit code, and nothing that panics.
 
 use crate::binary::{Place, Printed, guest, root};
+use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
+use wasm_worker::task::checks::KEYS;
+use wasm_worker::task::message::{MAX_MESSAGE, MAX_VALUES, Message, MessageBounds};
 
 /// The minimal core module: magic number and version 1.
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -184,4 +188,115 @@ fn a_guest_that_misbehaves_is_a_failed_job_and_the_worker_goes_on() {
     }
     assert_eq!(state_of(r#"{"action": "json", "value": 7}"#)["state"], "DONE");
     assert_eq!(place.run(&["dlq", "list", "--json"]).ok().json().as_array().unwrap().len(), lines.len());
+}
+
+/// By its extension before anything is submitted, by its first bytes when the guest reads it.
+#[test]
+fn a_step_says_which_kinds_of_input_it_takes() {
+    let place = Place::new();
+    let step = |accept: &str| format!("[steps.probe]\nguest = {:?}\nmax_attempts = 1\naccept = {accept}\n", guest("probe"));
+    place.write("bad.toml", &step("[\"png\", \"jpgg\"]"));
+    refused(&place.run(&["run", "bad.toml"]), USAGE, &["steps.probe.accept", "jpgg", "did you mean \"jpg\""]);
+    place.write("p.toml", &step("[\"png\", \"image/jpeg\"]"));
+    for name in ["page.gif", "liar.png", "true.JPG"] {
+        fs::write(place.path().join(name), if name == "true.JPG" { b"\xff\xd8\xff\xe0" } else { b"GIF8" }).unwrap();
+    }
+    let submit = |name: &str| place.run(&["run", "p.toml", "--params", r#"{"action": "read"}"#, "--input", name, "--json"]);
+    refused(&submit("page.gif"), USAGE, &["/input_uri", "page.gif", "image/png, image/jpeg"]);
+    assert_eq!(place.run(&["tasks", "list", "--json"]).ok().json(), serde_json::json!([]));
+    let liar = submit("liar.png").ok().json();
+    assert_eq!(liar["result"]["error"]["code"], "invalid", "{liar}");
+    assert!(liar["result"]["error"].to_string().contains("is no image/png: it begins with 'GIF8'"), "{liar}");
+    assert!(submit("true.JPG").ok().json()["result"]["error"].is_null());
+}
+
+/// `VmHWM` of this process: the most memory it ever had, in bytes.
+fn most_memory() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+/// Texts that ask for much memory, by name.
+fn hungry(name: &str) -> Vec<u8> {
+    let whole = |params: String| format!(r#"{{"job_id":"j","task_id":"t","params":{{{params}}}}}"#).into_bytes();
+    let fill = |piece: &str, size: usize| piece.repeat(size / piece.len());
+    match name {
+        "ten megabytes" => whole(format!(r#""x":"{}""#, fill("x", 10 << 20))),
+        "ten megabytes deep" => fill("[", 10 << 20).into_bytes(),
+        "no UTF-8" => vec![0xff; MAX_MESSAGE],
+        "deep" => whole(format!(r#""x":{}"#, fill("[", MAX_MESSAGE - 100))),
+        "deep objects" => whole(format!(r#""x":{}"#, fill(r#"{"a":"#, MAX_MESSAGE - 100))),
+        "many numbers" => whole(format!(r#""x":[{}1]"#, fill("1,", MAX_MESSAGE - 100))),
+        "many objects" => whole(format!(r#""x":[{}1]"#, fill(r#"{"":0},"#, MAX_MESSAGE - 100))),
+        "one long text" => whole(format!(r#""x":"{}""#, fill("x", MAX_MESSAGE - 100))),
+        "one long escaped text" => whole(format!(r#""x":"{}""#, fill("\\u00e9", MAX_MESSAGE - 100))),
+        "a long key" => whole(format!(r#""{0}":1,"{0}":2"#, fill("k", MAX_MESSAGE / 2 - 100))),
+        "a long unknown key" => format!(r#"{{"{}":1}}"#, fill("k", MAX_MESSAGE - 100)).into_bytes(),
+        "much base64" => {
+            let input = format!(r#"{{"content_type":"x/y","base64":"{}"}}"#, fill("AAAA", MAX_MESSAGE - 200));
+            format!(r#"{{"job_id":"j","task_id":"t","params":{{}},"input":{input}}}"#).into_bytes()
+        }
+        other => panic!("no text is called {other}"),
+    }
+}
+
+const HUNGRY: [&str; 12] = [
+    "ten megabytes",
+    "ten megabytes deep",
+    "no UTF-8",
+    "deep",
+    "deep objects",
+    "many numbers",
+    "many objects",
+    "one long text",
+    "one long escaped text",
+    "a long key",
+    "a long unknown key",
+    "much base64",
+];
+
+/// What a message may take besides twice its size: all values that one may hold, each with a key of its own.
+const SLACK: usize = 400 * MAX_VALUES;
+
+/// Each text is decoded in a process of its own, whose memory nobody else uses.
+#[test]
+fn no_message_takes_much_memory() {
+    const WHICH: &str = "WASM_WORKER_TEST_TEXT";
+    if let Some(name) = std::env::var_os(WHICH) {
+        let text = hungry(name.to_str().unwrap());
+        let before = most_memory();
+        let decoded = Message::decode(&text, &MessageBounds::default());
+        let took = most_memory() - before;
+        println!("{name:?}: {} bytes, {took} bytes more to read it, {}", text.len(), if decoded.is_ok() { "read" } else { "refused" });
+        // The text itself is in memory already.
+        assert!(took <= text.len() + SLACK, "{name:?} of {} bytes took {took}", text.len());
+        return;
+    }
+    for name in HUNGRY {
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let again = again.args(["bad_input::no_message_takes_much_memory", "--exact", "--nocapture"]).env(WHICH, name).output().unwrap();
+        let said = String::from_utf8_lossy(&again.stdout);
+        assert!(again.status.success() && said.contains("bytes more to read it"), "{said}\n{}", String::from_utf8_lossy(&again.stderr));
+        said.lines().filter(|line| line.contains("bytes more")).for_each(|line| println!("{line}"));
+    }
+}
+
+/// The page on messages says what the code does: its samples decode, and its table has every field.
+#[test]
+fn messages_are_as_their_page_says() {
+    let page = fs::read_to_string(root().join("docs/messages.md")).unwrap();
+    let fenced = page.split("```json\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let quoted = page.split('\'').filter(|text| text.starts_with("{\"job_id\""));
+    let samples: Vec<Message> = fenced
+        .chain(quoted)
+        .map(|text| Message::decode(text.as_bytes(), &MessageBounds::default()).unwrap_or_else(|e| panic!("{text}: {e:?}")))
+        .collect();
+    assert_eq!(samples.len(), 4);
+    let complete: serde_json::Value = serde_json::from_str(page.split("```json\n").nth(2).unwrap().split("```").next().unwrap()).unwrap();
+    let keys = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect::<BTreeSet<_>>();
+    let known = keys(&mut KEYS.iter().copied());
+    assert_eq!(keys(&mut complete.as_object().unwrap().keys().map(String::as_str)), known);
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")).filter_map(|line| line.split('|').next());
+    assert_eq!(keys(&mut rows.flat_map(|row| row.split('`')).filter(|name| name.len() > 2)), known);
 }

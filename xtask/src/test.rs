@@ -38,7 +38,7 @@ fn with_library<'a>(command: &'a mut Command, fetched: &models::Fetched) -> &'a 
 }
 
 /// The machine's own target, as rustc names it: guests are built for wasm unless told otherwise.
-fn host_target() -> Result<String, String> {
+pub fn host_target() -> Result<String, String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let text = shell::output(Command::new(rustc).arg("-vV").current_dir(shell::root()))?;
     let line = text.lines().find_map(|l| l.strip_prefix("host: "));

@@ -1,8 +1,11 @@
 //! The pipeline file: models, steps, and how one leads to the next. Relative paths start at the file's folder.
 
 use super::section::{ConfigError, Problems, Section};
+use crate::task::accept::Accept;
 use crate::task::id;
 use crate::task::limits::Limits;
+use crate::task::media;
+use crate::task::message::nearest;
 use crate::task::retry::RetryPolicy;
 use crate::task::uri::Uri;
 use serde_json::{Map, Value};
@@ -72,6 +75,8 @@ pub struct Step {
     pub functions: Vec<String>,
     /// Short names of models it may load.
     pub models: Vec<String>,
+    /// Kinds of input it takes.
+    pub accept: Accept,
     /// Default step of its children.
     pub next: Option<String>,
     /// Default step of its fan-in.
@@ -148,6 +153,7 @@ impl Pipeline {
             guest: guest.to_owned(),
             functions: Vec::new(),
             models: models.keys().cloned().collect(),
+            accept: Accept::default(),
             next: None,
             then: None,
             transitions: BTreeMap::new(),
@@ -245,6 +251,7 @@ fn read_step(name: String, mut section: Section<'_>, folder: &Path, defaults: &L
         guest: folder.join(guest.unwrap_or_default()),
         functions: section.texts("functions"),
         models: section.texts("models"),
+        accept: read_accept(&mut section),
         next: section.text("next"),
         then: section.text("then"),
         transitions: section.text_map("transitions").into_iter().collect(),
@@ -260,6 +267,17 @@ fn read_step(name: String, mut section: Section<'_>, folder: &Path, defaults: &L
         },
         name,
     }
+}
+
+/// Kinds of input, by extension or content type.
+fn read_accept(section: &mut Section<'_>) -> Accept {
+    let names = section.texts("accept");
+    Accept::of(names.iter().map(String::as_str)).unwrap_or_else(|unknown| {
+        let known: Vec<&str> = media::extensions().collect();
+        let near = nearest(unknown, &known).map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
+        section.fault("accept", unknown, format!("no such type of file{near}; known are: {}", known.join(", ")));
+        Accept::default()
+    })
 }
 
 /// Reads a `limits` table over `defaults`; also used for the machine's own.

@@ -2,10 +2,11 @@
 //!
 //! The list is fixed by the commit and inserted by the end; nothing here sends anything.
 
+use super::checks;
 use super::hooks::{FanOut, NextTask, TaskError, parse_object};
 use super::id;
 use super::limits::Limits;
-use super::message::{DEFAULT_PRIORITY, MAX_DEPTH, Message, depth};
+use super::message::{DEFAULT_PRIORITY, Message};
 use super::uri::Uri;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -213,7 +214,7 @@ fn child_of(
         message.function = Some(function.clone());
     }
     if let Some(text) = &next.input_uri {
-        let uri = Uri::parse(text).map_err(|e| fault("bad-child", e))?;
+        let uri = Uri::parse(text).and_then(|uri| checks::input_uri(&uri).map(|()| uri)).map_err(|e| fault("bad-child", e))?;
         if !readable(&uri) {
             let why = format!("input_uri '{uri}' is neither readable by its parent nor an output of it");
             return Err(fault("child-input-denied", why));
@@ -227,10 +228,7 @@ fn child_of(
         }
         message.set_payload(input).map_err(|e| fault("bad-child", e))?;
     }
-    let deep = message.input.as_ref().map_or(0, depth).max(message.params.values().map(depth).max().unwrap_or(0) + 1);
-    if deep > MAX_DEPTH {
-        return Err(fault("bad-child", format!("params or input are nested {deep} deep, over {MAX_DEPTH}")));
-    }
+    checks::made(&message).map_err(|e| fault("bad-child", e))?;
     let priority = next.priority.unwrap_or(parent.priority);
     if priority > 9 {
         return Err(fault("bad-child", format!("priority {priority} is not 0 to 9")));
@@ -330,6 +328,8 @@ pub fn root(message: Message, step: &str, max_attempts: u32, job_prefix: &Uri) -
 
 #[cfg(test)]
 mod tests {
+    use super::super::hooks::Payload;
+    use super::super::message::MessageBounds;
     use super::*;
 
     fn routes() -> Routes {
@@ -365,6 +365,40 @@ mod tests {
         let then = first.then.unwrap();
         assert_eq!((then.step.as_str(), then.max_attempts), ("c", 2));
         assert_eq!(then.output_prefix, format!("file:///out/job/c/all-{}/", &then.task_id[..12]));
+    }
+
+    /// What a queue would refuse on arrival is the guest's fault before anything is sent: a child is never lost on its way.
+    #[test]
+    fn a_child_is_a_message_that_can_be_read() {
+        let deep = |levels: usize| format!("{{\"x\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
+        let labels = |n: usize, size: usize| (0..n).map(|i| (format!("k{i}"), "v".repeat(size))).collect::<Vec<_>>();
+        let body = |kind: &str| Some(Payload::Body { content_type: kind.into(), bytes: vec![0, 1] });
+        let good = [
+            NextTask { params: deep(62), ..child("x") },
+            NextTask { metadata: labels(256, 1024), ..child("x") },
+            NextTask { input: body("image/png"), ..child("x") },
+            NextTask { params: format!("{{\"x\":[{}1]}}", "1,".repeat(99_000)), ..child("x") },
+        ];
+        for next in good {
+            let made = planned(FanOut { tasks: vec![next], then: None }, None).unwrap().tasks.remove(0);
+            let read = Message::decode(made.message.to_json().as_bytes(), &MessageBounds::default());
+            assert_eq!(read, Ok(made.message));
+        }
+        let bad = [
+            NextTask { params: deep(63), ..child("x") },
+            NextTask { input: Some(Payload::Json(deep(64))), ..child("x") },
+            NextTask { metadata: labels(257, 1), ..child("x") },
+            NextTask { metadata: labels(1, 1025), ..child("x") },
+            NextTask { metadata: vec![(String::new(), "x".into())], ..child("x") },
+            NextTask { input: body("png"), ..child("x") },
+            NextTask { input: Some(Payload::Json(r#"{"content_type": "a/b", "base64": "?"}"#.into())), ..child("x") },
+            NextTask { params: format!("{{\"x\":[{}1]}}", "1,".repeat(100_000)), ..child("x") },
+            NextTask { input_uri: Some("file:///out/".into()), ..child("x") },
+        ];
+        for next in bad {
+            let error = planned(FanOut { tasks: vec![next.clone()], then: None }, None).expect_err(&format!("{next:?}"));
+            assert_eq!(error.code, "bad-child", "{error:?}");
+        }
     }
 
     #[test]

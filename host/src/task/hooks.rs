@@ -4,7 +4,7 @@
 
 use super::limits::{MAX_ERROR_TEXT, cut};
 use super::outputs::ManifestEntry;
-use super::pointer::{self, Violation};
+use super::pointer::{self, MAX_VIOLATIONS, Violation};
 use super::state::TaskState;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -165,9 +165,6 @@ pub enum HookError {
     Cancelled,
 }
 
-/// Most violations kept of one error.
-const MAX_VIOLATIONS: usize = 64;
-
 impl HookError {
     /// A fatal error.
     pub fn fatal(code: &str, message: &str) -> Self {
@@ -181,7 +178,11 @@ impl HookError {
 
     /// Violations of the input; at most 64 are kept.
     pub fn invalid(violations: impl IntoIterator<Item = Violation>) -> Self {
-        let kept = violations.into_iter().take(MAX_VIOLATIONS).map(|v| Violation::at(cut(&v.pointer, 512), cut(&v.message, 512))).collect();
+        let kept = violations
+            .into_iter()
+            .take(MAX_VIOLATIONS)
+            .map(|v| Violation::at(pointer::bounded(&v.pointer), cut(&v.message, 512)))
+            .collect();
         Self::Invalid(kept)
     }
 }

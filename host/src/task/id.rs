@@ -68,9 +68,37 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 /// SHA-256 over the canonical JSON (RFC 8785) of `value`. Two messages with the same id and different hashes conflict.
+///
+/// Canonical JSON writes every number as a double, and so says nothing of whole numbers that no double holds. Where there are such,
+/// the hash goes on over them as they are: two that differ are two.
 pub fn canonical_hash(value: &Value) -> Result<String, String> {
-    let bytes = serde_json_canonicalizer::to_vec(value).map_err(|e| format!("no canonical JSON: {e}"))?;
+    let mut bytes = serde_json_canonicalizer::to_vec(value).map_err(|e| format!("no canonical JSON: {e}"))?;
+    append_inexact(value, &mut 0, &mut bytes);
     Ok(sha256(&bytes))
+}
+
+/// Appends each whole number that no double holds, with its place among all numbers. Neither zero byte nor colon can follow a
+/// canonical text, so that no other value has these bytes.
+fn append_inexact(value: &Value, place: &mut usize, bytes: &mut Vec<u8>) {
+    match value {
+        Value::Number(number) => {
+            *place += 1;
+            if is_inexact(number) {
+                bytes.extend(format!("\0{place}:{number}").into_bytes());
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| append_inexact(item, place, bytes)),
+        // In the order of the keys' bytes: the map is sorted.
+        Value::Object(map) => map.values().for_each(|item| append_inexact(item, place, bytes)),
+        _ => {}
+    }
+}
+
+/// Whether the number is whole, and changed by being made a double.
+fn is_inexact(number: &serde_json::Number) -> bool {
+    // Compared as 128 bits, which hold every double near: at the upper end `as` alone would stop at the largest number.
+    let exact = number.as_u64().map(i128::from).or(number.as_i64().map(i128::from));
+    exact.is_some_and(|whole| (whole as f64) as i128 != whole)
 }
 
 /// The first twelve hex digits of a task id's hash: short, and still unique enough to keep prefixes of siblings apart.
@@ -83,6 +111,7 @@ pub fn short(task_id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn parts_do_not_run_into_each_other() {
@@ -105,5 +134,54 @@ mod tests {
         let a = serde_json::json!({"a": 1, "b": [2.0, "x"]});
         let b: Value = serde_json::from_str(r#"{"b": [2, "x"], "a": 1.0}"#).unwrap();
         assert_eq!(canonical_hash(&a).unwrap(), canonical_hash(&b).unwrap());
+    }
+
+    /// From RFC 8785, 3.2.2 and 3.2.3: numbers, escapes, and the order of keys by UTF-16.
+    #[test]
+    fn the_hash_is_over_canonical_json() {
+        let value: Value = serde_json::from_str(
+            r#"{"numbers": [333333333.33333329, 1E30, 4.50, 2e-3, 0.000000000000000000000000001], "string": "\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/", "literals": [null, true, false], "\ufb33": 1, "\ud83d\ude00": 2}"#,
+        )
+        .unwrap();
+        let canonical = "{\"literals\":[null,true,false],\"numbers\":[333333333.3333333,1e+30,4.5,0.002,1e-27],\"string\":\"\u{20ac}$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\",\"\u{1f600}\":2,\"\u{fb33}\":1}";
+        assert_eq!(canonical_hash(&value).unwrap(), sha256(canonical.as_bytes()));
+    }
+
+    #[test]
+    fn whole_numbers_that_no_double_holds_are_told_apart() {
+        let hash = |text: &str| canonical_hash(&serde_json::from_str(text).unwrap()).unwrap();
+        let differ = [
+            ("9007199254740993", "9007199254740992"),
+            ("-9007199254740993", "-9007199254740992"),
+            ("18446744073709551615", "18446744073709551614"),
+            ("[9007199254740993, 9007199254740992]", "[9007199254740992, 9007199254740993]"),
+            (r#"{"a": 9007199254740993, "b": 1}"#, r#"{"a": 9007199254740992, "b": 1}"#),
+        ];
+        for (a, b) in differ {
+            assert_ne!(hash(a), hash(b), "{a} and {b}");
+        }
+        for (a, b) in [("9007199254740992", "9007199254740992.0"), ("1e300", "10e299"), ("-0", "0"), ("-0.0", "0")] {
+            assert_eq!(hash(a), hash(b), "{a} and {b}");
+        }
+        assert_eq!(hash("9007199254740992"), sha256(b"9007199254740992"));
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_one_plain_segment(text in prop_oneof!["[-._a-zA-Z0-9]{0,130}", ".*"]) {
+            if check("id", &text).is_ok() {
+                prop_assert!(!text.is_empty() && text.len() <= MAX_ID && text.is_ascii());
+                prop_assert!(!text.starts_with(['.', '-', '_']) && !text.contains(['/', '\\', '%', ' ']));
+                let uri = crate::task::uri::Uri::parse("s3://bucket/a/").unwrap().join(&text).unwrap();
+                prop_assert_eq!(uri.file_name(), &text);
+            }
+        }
+
+        #[test]
+        fn children_have_ids_of_their_own(a in prop::array::uniform4("[ab]{0,3}"), b in prop::array::uniform4("[ab]{0,3}")) {
+            let id = |parts: &[String; 4]| child(&parts[0], &parts[1], &parts[2], &parts[3]);
+            prop_assert_eq!(id(&a) == id(&b), a == b);
+            prop_assert!(check("id", &id(&a)).is_ok());
+        }
     }
 }

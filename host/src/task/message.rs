@@ -1,11 +1,12 @@
 //! The message: what a submitter puts on a queue. Decoding reports every violation at once, each with a JSON pointer.
 //!
-//! What an address may be used for, and whether the step exists, is not decided here.
+//! What each field may hold stands in `checks.rs`. What an address may be used for, and whether the step exists, is not decided here.
 
+use super::checks;
 use super::hooks::{Payload, kind};
 use super::id;
-use super::pointer::{Violation, segment};
-use super::uri::Uri;
+use super::json::{self, JsonBounds};
+use super::pointer::Violation;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -23,22 +24,29 @@ pub const DEFAULT_PRIORITY: u8 = 5;
 pub struct MessageBounds {
     /// Largest message in bytes.
     pub bytes: usize,
-    /// Deepest nesting. `serde_json` itself stops at 128.
+    /// Deepest nesting of a field.
     pub depth: usize,
-    /// Most metadata entries, and most characters of a value.
-    pub metadata: usize,
+    /// Most JSON values, those inside others included.
+    pub values: usize,
 }
+
+/// Largest message, bytes: an inline input of the largest default size in base64, and as much again around it.
+pub const MAX_MESSAGE: usize = 2 << 20;
 
 /// Deepest nesting of JSON that is stored. Far below the 128 at which parsing stops, as rows wrap it in some levels more: what is
 /// stored must be readable again.
 pub const MAX_DEPTH: usize = 64;
+
+/// Most JSON values in a message. A short text can hold many, and an object takes hundreds of bytes: all together they take a few
+/// dozen megabytes at most.
+pub const MAX_VALUES: usize = 100_000;
 
 /// Most tasks that a feeder can say a job will get: far more than one job can hold, and far from overflowing a counter.
 pub const MAX_JOB_TASKS: u64 = 1_000_000_000;
 
 impl Default for MessageBounds {
     fn default() -> Self {
-        Self { bytes: 2 << 20, depth: MAX_DEPTH, metadata: 256 }
+        Self { bytes: MAX_MESSAGE, depth: MAX_DEPTH, values: MAX_VALUES }
     }
 }
 
@@ -127,17 +135,27 @@ impl Message {
         }
     }
 
-    /// Decodes and checks a message. All violations at once; memory stays below a small multiple of the message.
+    /// Decodes and checks a message. All violations at once; memory is bounded by the message and by its number of values.
     pub fn decode(bytes: &[u8], bounds: &MessageBounds) -> Result<Self, Vec<Violation>> {
         if bytes.len() > bounds.bytes {
             let text = format!("message has {} bytes, over the limit of {}; put large values in storage", bytes.len(), bounds.bytes);
             return Err(vec![Violation::at("", text)]);
         }
-        let value: Value = serde_json::from_slice(bytes).map_err(|e| vec![Violation::at("", format!("no JSON: {e}"))])?;
-        let Value::Object(fields) = value else {
-            return Err(vec![Violation::at("", format!("must be a JSON object, not {}", kind(&value)))]);
+        let json::Read { value, mut faults } = json::read(bytes, JsonBounds { depth: bounds.depth, values: bounds.values });
+        let mut fields = match value {
+            Some(Value::Object(fields)) => fields,
+            other => {
+                faults.extend(other.map(|other| Violation::at("", format!("must be a JSON object, not {}", kind(&other)))));
+                return Err(faults);
+            }
         };
-        Self::from_object(fields, bounds)
+        checks::fields(&fields, &mut faults);
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        // What is null is as good as absent, for every field that may be absent.
+        fields.retain(|_, value| !value.is_null());
+        serde_json::from_value(Value::Object(fields)).map_err(|e| vec![Violation::at("", e.to_string())])
     }
 
     /// The version that a message names, if it is newer than the one known here: a later build of the host may be able to read it.
@@ -150,20 +168,6 @@ impl Message {
         let is_object = bytes.len() <= bounds.bytes && bytes.trim_ascii_start().starts_with(b"{");
         let version = serde_json::from_slice::<Versioned>(is_object.then_some(bytes)?).ok()?.schema_version;
         (version > SCHEMA_VERSION).then_some(version)
-    }
-
-    /// The checks of [`Message::decode`], from parsed fields.
-    pub fn from_object(fields: Map<String, Value>, bounds: &MessageBounds) -> Result<Self, Vec<Violation>> {
-        let mut faults = Vec::new();
-        check_fields(&fields, bounds, &mut faults);
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let message: Self = serde_json::from_value(Value::Object(fields)).map_err(|e| vec![Violation::at("", e.to_string())])?;
-        if let Some(input) = &message.input {
-            payload_of(input).map_err(|e| vec![Violation::at("/input", e)])?;
-        }
-        Ok(message)
     }
 
     /// The JSON text, as stored and sent.
@@ -202,147 +206,24 @@ impl Message {
 }
 
 fn payload_of(value: &Value) -> Result<Payload, String> {
-    if let Value::Object(map) = value
-        && map.len() == 2
-        && let (Some(Value::String(content_type)), Some(Value::String(text))) = (map.get("content_type"), map.get("base64"))
-    {
-        let bytes = STANDARD.decode(text).map_err(|e| format!("base64 does not decode: {e}"))?;
-        return Ok(Payload::Body { content_type: content_type.clone(), bytes });
-    }
-    Ok(Payload::Json(value.to_string()))
-}
-
-/// Every key a message may have.
-const KEYS: &[&str] = &[
-    "job_id",
-    "task_id",
-    "params",
-    "input_uri",
-    "input",
-    "output_prefix",
-    "tenant",
-    "step",
-    "function",
-    "priority",
-    "max_attempts",
-    "not_before",
-    "traceparent",
-    "schema_version",
-    "metadata",
-    "job_tasks",
-    "hops",
-];
-
-fn check_fields(fields: &Map<String, Value>, bounds: &MessageBounds, faults: &mut Vec<Violation>) {
-    for key in fields.keys().filter(|key| !KEYS.contains(&key.as_str())).take(16) {
-        let near = nearest(key, KEYS).map(|n| format!("; did you mean '{n}'?")).unwrap_or_default();
-        faults.push(Violation::at(format!("/{}", segment(key)), format!("unknown key{near}")));
-    }
-    for key in ["job_id", "task_id"] {
-        match fields.get(key) {
-            Some(Value::String(text)) => push_err(faults, key, id::check(key, text)),
-            Some(other) => faults.push(Violation::at(format!("/{key}"), format!("must be a string, not {}", kind(other)))),
-            None => faults.push(Violation::at(format!("/{key}"), "is missing")),
+    match checks::as_body(value) {
+        Some((Value::String(content_type), Value::String(text))) => {
+            let bytes = STANDARD.decode(text).map_err(|e| format!("base64 does not decode: {e}"))?;
+            Ok(Payload::Body { content_type: content_type.clone(), bytes })
         }
-    }
-    for key in ["tenant", "step", "function"] {
-        check_text(fields, key, faults, |text| id::check(key, text));
-    }
-    for key in ["input_uri", "output_prefix"] {
-        check_text(fields, key, faults, |text| Uri::parse(text).map(drop));
-    }
-    if fields.get("input").is_some_and(|input| depth(input) > bounds.depth) {
-        faults.push(Violation::at("/input", format!("is nested deeper than {}", bounds.depth)));
-    }
-    if let Some(Value::String(prefix)) = fields.get("output_prefix")
-        && !prefix.ends_with('/')
-    {
-        faults.push(Violation::at("/output_prefix", "must end with '/'"));
-    }
-    check_text(fields, "traceparent", faults, check_traceparent);
-    match fields.get("params") {
-        Some(params @ Value::Object(_)) => {
-            if depth(params) > bounds.depth {
-                faults.push(Violation::at("/params", format!("is nested deeper than {}", bounds.depth)));
-            }
-        }
-        Some(other) => faults.push(Violation::at("/params", format!("must be an object, not {}", kind(other)))),
-        None => faults.push(Violation::at("/params", "is missing; use {} for none")),
-    }
-    check_number(fields, "priority", 0, 9, faults);
-    check_number(fields, "max_attempts", 1, 1000, faults);
-    check_number(fields, "not_before", 0, i64::MAX as u64, faults);
-    check_number(fields, "schema_version", SCHEMA_VERSION, SCHEMA_VERSION, faults);
-    check_number(fields, "job_tasks", 1, MAX_JOB_TASKS, faults);
-    check_number(fields, "hops", 0, u64::from(u32::MAX), faults);
-    check_metadata(fields.get("metadata"), bounds, faults);
-}
-
-fn push_err(faults: &mut Vec<Violation>, key: &str, result: Result<(), String>) {
-    if let Err(message) = result {
-        faults.push(Violation::at(format!("/{key}"), message));
+        Some(_) => Err("content_type and base64 must be strings".to_owned()),
+        None => Ok(Payload::Json(value.to_string())),
     }
 }
 
-fn check_text(fields: &Map<String, Value>, key: &str, faults: &mut Vec<Violation>, check: impl Fn(&str) -> Result<(), String>) {
-    match fields.get(key) {
-        None | Some(Value::Null) => {}
-        Some(Value::String(text)) => push_err(faults, key, check(text)),
-        Some(other) => faults.push(Violation::at(format!("/{key}"), format!("must be a string, not {}", kind(other)))),
-    }
-}
-
-fn check_number(fields: &Map<String, Value>, key: &str, low: u64, high: u64, faults: &mut Vec<Violation>) {
-    match fields.get(key) {
-        None | Some(Value::Null) => {}
-        Some(value) => {
-            if !value.as_u64().is_some_and(|n| (low..=high).contains(&n)) {
-                faults.push(Violation::at(format!("/{key}"), format!("must be a whole number from {low} to {high}, not {value}")));
-            }
-        }
-    }
-}
-
-fn check_metadata(metadata: Option<&Value>, bounds: &MessageBounds, faults: &mut Vec<Violation>) {
-    let map = match metadata {
-        None => return,
-        Some(Value::Object(map)) => map,
-        Some(other) => {
-            faults.push(Violation::at("/metadata", format!("must be an object, not {}", kind(other))));
-            return;
-        }
-    };
-    if map.len() > bounds.metadata {
-        faults.push(Violation::at("/metadata", format!("has {} entries, over {}", map.len(), bounds.metadata)));
-    }
-    for (key, value) in map.iter().take(bounds.metadata) {
-        if !value.is_string() {
-            faults.push(Violation::at(format!("/metadata/{}", segment(key)), format!("must be a string, not {}", kind(value))));
-        }
-    }
-}
-
-/// `00-<32 hex>-<16 hex>-<2 hex>`, as W3C Trace Context writes it.
-fn check_traceparent(text: &str) -> Result<(), String> {
-    let parts: Vec<&str> = text.split('-').collect();
-    let lengths: Vec<usize> = parts.iter().map(|p| p.len()).collect();
-    if lengths != [2, 32, 16, 2] || !parts.iter().all(|p| p.bytes().all(|b| b.is_ascii_hexdigit())) {
-        return Err("is no W3C traceparent (00-<32 hex>-<16 hex>-<2 hex>)".to_owned());
-    }
-    Ok(())
-}
-
-/// Nesting depth of a value; a scalar has 1. Parsed values are at most 128 deep, so recursion is bounded.
-pub fn depth(value: &Value) -> usize {
-    1 + match value {
-        Value::Array(items) => items.iter().map(depth).max().unwrap_or(0),
-        Value::Object(map) => map.values().map(depth).max().unwrap_or(0),
-        _ => 0,
-    }
-}
+/// Longest name that is compared with the known ones: a slip is not far longer than what was meant, and comparing costs its length.
+const MAX_SLIP: usize = 64;
 
 /// The known name most like `name`, if one is near enough to be a slip.
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    if name.len() > MAX_SLIP {
+        return None;
+    }
     known
         .iter()
         .map(|k| (strsim::damerau_levenshtein(name, k), *k))
@@ -353,37 +234,181 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::checks::KEYS;
+    use super::super::uri::MAX_KEY;
     use super::*;
+    use proptest::prelude::*;
 
     fn decode(text: &str) -> Result<Message, Vec<Violation>> {
         Message::decode(text.as_bytes(), &MessageBounds::default())
     }
 
+    /// A message with one more field, or with another value of a required one.
+    fn with(key: &str, value: Value) -> Result<Message, Vec<Violation>> {
+        let mut fields = json!({"job_id": "j", "task_id": "t", "params": {}});
+        fields[key] = value;
+        decode(&fields.to_string())
+    }
+
     #[test]
     fn all_violations_at_once() {
-        let faults =
-            decode(r#"{"job_id": "a/b", "params": [], "priority": 10, "prority": 1, "input_uri": "x", "metadata": {"k": 1}}"#).unwrap_err();
+        let faults = decode(
+            r#"{"job_id": "a/b", "params": [], "priority": 10, "prority": 1, "input_uri": "x", "metadata": {"k": 1, "": "x", "k": "twice"},
+                "input": {"content_type": "png", "base64": "A"}, "output_prefix": "s3://bucket/t", "traceparent": "00-0", "hops": -1}"#,
+        )
+        .unwrap_err();
         let places: Vec<&str> = faults.iter().map(|f| f.pointer.as_str()).collect();
-        assert_eq!(places, ["/prority", "/job_id", "/task_id", "/input_uri", "/params", "/priority", "/metadata/k"]);
-        assert!(faults[0].message.contains("priority"), "{}", faults[0]);
+        let expected = [
+            "/metadata/k",
+            "/prority",
+            "/job_id",
+            "/task_id",
+            "/input_uri",
+            "/output_prefix",
+            "/traceparent",
+            "/params",
+            "/priority",
+            "/hops",
+            "/metadata/",
+            "/metadata/k",
+            "/input/content_type",
+            "/input/base64",
+        ];
+        assert_eq!(places, expected, "{faults:?}");
+        assert!(faults[1].message.contains("did you mean 'priority'?"), "{}", faults[1]);
+    }
+
+    #[test]
+    fn each_field_has_its_bounds() {
+        let long = |n: usize| "x".repeat(n);
+        let zeros = "0".repeat(32);
+        let good = [
+            ("input_uri", json!("s3://bucket/a")),
+            ("output_prefix", json!("s3://bucket/a/")),
+            ("output_prefix", json!(format!("s3://bucket/{}/", long(MAX_KEY - 513)))),
+            ("priority", json!(0)),
+            ("priority", json!(9)),
+            ("max_attempts", json!(1000)),
+            ("not_before", json!(i64::MAX)),
+            ("schema_version", json!(1)),
+            ("job_tasks", json!(MAX_JOB_TASKS)),
+            ("hops", json!(u32::MAX)),
+            ("traceparent", json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")),
+            ("metadata", json!({long(128): long(1024), "b": "\u{0}"})),
+            ("input", json!([1])),
+            ("input", json!({"content_type": "application/x; charset=\"a b\"", "base64": "AA=="})),
+            ("input", json!({"content_type": 5, "base64": "AA==", "more": 1})),
+            ("params", json!({"seed": u64::MAX})),
+        ];
+        for (key, value) in good {
+            with(key, value.clone()).unwrap_or_else(|e| panic!("{key}: {value}: {e:?}"));
+        }
+        for key in KEYS.iter().filter(|key| !["job_id", "task_id", "params"].contains(key)) {
+            assert_eq!(
+                with(key, Value::Null).unwrap(),
+                decode(r#"{"job_id":"j","task_id":"t","params":{}}"#).unwrap(),
+                "{key} null is none"
+            );
+        }
+        let bad = [
+            ("job_id", json!("..")),
+            ("job_id", json!(7)),
+            ("job_id", Value::Null),
+            ("task_id", json!(long(129))),
+            ("params", Value::Null),
+            ("params", json!("{}")),
+            ("tenant", json!("a/b")),
+            ("step", json!("a b")),
+            ("function", json!("é")),
+            ("input_uri", json!("s3://bucket/folder/")),
+            ("input_uri", json!("http://169.254.169.254/latest/meta-data/iam")),
+            ("input_uri", json!(["s3://bucket/a"])),
+            ("output_prefix", json!("s3://bucket/a")),
+            ("output_prefix", json!(format!("s3://bucket/{}/", long(MAX_KEY - 512)))),
+            ("priority", json!(10)),
+            ("priority", json!(-1)),
+            ("priority", json!(5.0)),
+            ("priority", json!("5")),
+            ("max_attempts", json!(0)),
+            ("max_attempts", json!(1001)),
+            ("not_before", json!(-1)),
+            ("not_before", json!(u64::MAX)),
+            ("not_before", json!("tomorrow")),
+            ("schema_version", json!(0)),
+            ("schema_version", json!(1.5)),
+            ("schema_version", json!("1")),
+            ("job_tasks", json!(0)),
+            ("job_tasks", json!(MAX_JOB_TASKS + 1)),
+            ("hops", json!(u64::from(u32::MAX) + 1)),
+            ("traceparent", json!("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01")),
+            ("traceparent", json!("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")),
+            ("traceparent", json!(format!("00-{zeros}-00f067aa0ba902b7-01"))),
+            ("traceparent", json!("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01")),
+            ("traceparent", json!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-")),
+            ("metadata", json!([])),
+            ("metadata", (0..257).map(|i| (i.to_string(), json!("x"))).collect::<Map<_, _>>().into()),
+            ("surprise", json!(1)),
+        ];
+        for (key, value) in bad {
+            let faults = with(key, value.clone()).expect_err(&format!("{key}: {value}"));
+            assert!(faults.len() == 1 && faults[0].pointer == format!("/{key}"), "{key}: {value}: {faults:?}");
+        }
+        let deeper = [
+            ("metadata", json!({"k": long(1025)}), "/metadata/k"),
+            ("metadata", json!({"a\nb": "x"}), "/metadata/a\nb"),
+            ("metadata", json!({"a/b": 7}), "/metadata/a~1b"),
+            ("input", json!({"content_type": "image/png\r\nX: y", "base64": ""}), "/input/content_type"),
+            ("input", json!({"content_type": 5, "base64": ""}), "/input/content_type"),
+            ("input", json!({"content_type": "image/png", "base64": "AA"}), "/input/base64"),
+            ("input", json!({"content_type": "image/png", "base64": "A_-="}), "/input/base64"),
+            ("input", json!({"content_type": "image/png", "base64": ["A"]}), "/input/base64"),
+        ];
+        for (key, value, place) in deeper {
+            let faults = with(key, value.clone()).expect_err(&format!("{key}: {value}"));
+            assert!(faults.len() == 1 && faults[0].pointer == place, "{key}: {value}: {faults:?}");
+        }
     }
 
     #[test]
     fn hostile_text_is_refused_without_a_panic() {
         let deep = format!(r#"{{"job_id":"a","task_id":"b","params":{{"x":{}1{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));
-        for bad in ["", "nul", "[]", r#"{"job_id":"\ud800"}"#, r#"{"params":{"x":1e400}}"#, &deep] {
-            assert!(decode(bad).is_err(), "{}", &bad[..bad.len().min(40)]);
+        let bom = "\u{feff}{}";
+        for bad in
+            ["", "nul", "[]", "{", r#"{"job_id":"\ud800"}"#, r#"{"params":{"x":1e400}}"#, r#"{"job_id":"a","job_id":"a"}"#, bom, &deep]
+        {
+            assert!(!decode(bad).unwrap_err().is_empty(), "{}", &bad[..bad.len().min(40)]);
         }
-        let long = Message::decode(&vec![b' '; (2 << 20) + 1], &MessageBounds::default()).unwrap_err();
+        let long = Message::decode(&vec![b' '; MAX_MESSAGE + 1], &MessageBounds::default()).unwrap_err();
         assert!(long[0].message.contains("over the limit"));
+        let many = format!(r#"{{"job_id":"a","task_id":"b","params":{{"x":[{}1]}}}}"#, "1,".repeat(MAX_VALUES));
+        assert!(decode(&many).unwrap_err()[0].message.contains("values"));
+        // A long unknown key is neither compared with the known ones nor repeated.
+        let long_key = format!(r#"{{"{}": 1}}"#, "k".repeat(1 << 20));
+        let faults = decode(&long_key).unwrap_err();
+        assert!(faults.iter().all(|f| f.pointer.len() <= 512 && f.message.len() < 256), "{}", faults[0].message.len());
     }
 
     #[test]
     fn a_newer_version_is_told_from_a_senseless_one() {
         let newer = |text: &str| Message::newer_version(text.as_bytes(), &MessageBounds::default());
         assert_eq!(newer(r#"{"schema_version": 2, "shape": {"unknown": [1]}}"#), Some(2));
-        for bad in [r#"{"schema_version": 1}"#, r#"{"schema_version": 0}"#, r#"{"schema_version": "2"}"#, "{}", "[2]", ""] {
+        let bad = [
+            r#"{"schema_version": 1}"#,
+            r#"{"schema_version": 0}"#,
+            r#"{"schema_version": -2}"#,
+            r#"{"schema_version": 2.5}"#,
+            r#"{"schema_version": 1e400}"#,
+            r#"{"schema_version": 18446744073709551616}"#,
+            r#"{"schema_version": "2"}"#,
+            r#"{"schema_version": null}"#,
+            r#"{"schema_version": 2, "schema_version": 2}"#,
+            "{}",
+            "[2]",
+            "",
+        ];
+        for bad in bad {
             assert_eq!(newer(bad), None, "{bad}");
+            assert!(decode(bad).is_err(), "{bad}");
         }
     }
 
@@ -396,5 +421,118 @@ mod tests {
         assert_eq!(again, message);
         assert_eq!(again.payload_hash("s").unwrap(), message.payload_hash("s").unwrap());
         assert_ne!(again.payload_hash("s").unwrap(), message.payload_hash("other").unwrap());
+    }
+
+    /// JSON of every kind, with numbers that are hard to write and to read.
+    fn value() -> impl Strategy<Value = Value> {
+        let number = prop_oneof![
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_filter_map("finite", |f| serde_json::Number::from_f64(f).map(Value::Number)),
+            (-9i64..9).prop_map(Value::from),
+        ];
+        let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), number, ".{0,6}".prop_map(Value::from)];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(".{0,4}", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let name = || "[a-z0-9][-._a-z0-9]{0,8}";
+        let ids = (name(), name(), prop::option::of(name()), prop::option::of(name()));
+        let content = (
+            prop::collection::btree_map(".{0,4}", value(), 0..4),
+            prop::option::of(value().prop_filter("null is none", |v| !v.is_null() && checks::as_body(v).is_none())),
+            prop::option::of("s3://bucket/[a-z]{1,5}(/[a-zé]{1,3}){0,2}"),
+            prop::collection::btree_map("[^\\pC]{1,5}", ".{0,9}", 0..3),
+        );
+        let numbers = (prop::option::of(0..=9u8), prop::option::of(1..=1000u32), prop::option::of(0..=i64::MAX), 0..99u32);
+        (ids, content, numbers).prop_map(
+            |((job, task, tenant, function), (params, input, uri, metadata), (priority, attempts, due, hops))| {
+                let mut message = Message::new(job, task, params.into_iter().collect());
+                message.output_prefix = uri.as_ref().map(|uri| format!("{uri}/"));
+                (message.tenant, message.function, message.input, message.input_uri) = (tenant, function, input, uri);
+                (message.metadata, message.priority, message.max_attempts, message.not_before) = (metadata, priority, attempts, due);
+                message.hops = hops;
+                message
+            },
+        )
+    }
+
+    /// The same JSON with its keys the other way round and space wherever it may stand.
+    fn otherwise_written(value: &Value) -> String {
+        match value {
+            Value::Array(items) => format!("[ {}\n]", items.iter().map(otherwise_written).collect::<Vec<_>>().join(" ,\t")),
+            Value::Object(map) => {
+                let field = |(key, value): (&String, &Value)| format!("{} :\r\n{}", escaped(key), otherwise_written(value));
+                format!("{{\n{} }}", map.iter().rev().map(field).collect::<Vec<_>>().join("\n, "))
+            }
+            Value::String(text) => escaped(text),
+            other => format!(" {other} "),
+        }
+    }
+
+    /// A text with every character escaped.
+    fn escaped(text: &str) -> String {
+        format!("\"{}\"", text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect::<String>())
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Err(faults) = Message::decode(&bytes, &MessageBounds::default()) {
+                prop_assert!(!faults.is_empty());
+            }
+        }
+
+        #[test]
+        fn torn_messages_are_refused(message in message(), at in any::<prop::sample::Index>()) {
+            let text = message.to_json();
+            let torn = &text.as_bytes()[..at.index(text.len())];
+            prop_assert!(!Message::decode(torn, &MessageBounds::default()).unwrap_err().is_empty());
+        }
+
+        #[test]
+        fn a_message_is_itself_again(message in message()) {
+            let again = decode(&message.to_json());
+            prop_assert_eq!(again.as_ref(), Ok(&message));
+            prop_assert_eq!(again.unwrap().payload_hash("s"), message.payload_hash("s"));
+        }
+
+        #[test]
+        fn how_it_is_written_does_not_change_the_hash(message in message()) {
+            let text = otherwise_written(&serde_json::from_str(&message.to_json()).unwrap());
+            let again = decode(&text);
+            prop_assert_eq!(again.as_ref(), Ok(&message), "{}", text);
+            prop_assert_eq!(again.unwrap().payload_hash("s"), message.payload_hash("s"));
+        }
+
+        /// The fields that make a task what it is change the hash, and the others do not.
+        #[test]
+        fn what_it_is_changes_the_hash(message in message(), other in message(), mask in 0..4096u32) {
+            let mut changed = message.clone();
+            let takes = |bit: u32| mask & (1 << bit) != 0;
+            if takes(0) { changed.job_id = other.job_id.clone() }
+            if takes(1) { changed.function = other.function.clone() }
+            if takes(2) { changed.input = other.input.clone() }
+            if takes(3) { changed.input_uri = other.input_uri.clone() }
+            if takes(4) { changed.output_prefix = other.output_prefix.clone() }
+            if takes(5) { changed.params = other.params.clone() }
+            if takes(6) { changed.metadata = other.metadata.clone() }
+            if takes(7) { changed.task_id = other.task_id.clone() }
+            if takes(8) { changed.tenant = other.tenant.clone() }
+            if takes(9) { changed.priority = other.priority }
+            if takes(10) { changed.max_attempts = other.max_attempts }
+            if takes(11) { changed.not_before = other.not_before }
+            let what = |m: &Message| {
+                let texts = (m.job_id.clone(), m.function.clone(), m.input_uri.clone(), m.output_prefix.clone(), m.metadata.clone());
+                (texts, m.params.clone(), m.input.clone())
+            };
+            prop_assert_eq!(message.payload_hash("s") == changed.payload_hash("s"), what(&message) == what(&changed));
+            prop_assert_ne!(message.payload_hash("s"), message.payload_hash("t"));
+        }
     }
 }

@@ -1,64 +1,19 @@
 //! What a task leaves: names of outputs, content types, and the manifest that a commit fixes.
 
 use super::id;
-use super::uri::is_invisible;
+pub use super::media::{content_type_of, extension_of};
+use super::uri::{MAX_SEGMENT, has_look_alike, is_invisible};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Longest output name, in bytes: an S3 key holds 1,024, and the prefix needs room too.
 pub const MAX_NAME: usize = 512;
 
-/// Longest segment of an output name, in bytes: what file systems take as one file's name.
-pub const MAX_SEGMENT: usize = 255;
-
 /// Outputs up to this size ride inside the commit; larger ones are staged first.
 pub const INLINE_OUTPUT: usize = 64 << 10;
 
 /// The name under which the host's own figures are written, last of all.
 pub const METRICS_NAME: &str = "metrics.json";
-
-/// One table maps file extension to content type; the first entry of a type names its extension.
-const CONTENT_TYPES: &[(&str, &str)] = &[
-    ("json", "application/json"),
-    ("ndjson", "application/x-ndjson"),
-    ("txt", "text/plain"),
-    ("csv", "text/csv"),
-    ("html", "text/html"),
-    ("md", "text/markdown"),
-    ("png", "image/png"),
-    ("jpg", "image/jpeg"),
-    ("jpeg", "image/jpeg"),
-    ("webp", "image/webp"),
-    ("gif", "image/gif"),
-    ("tiff", "image/tiff"),
-    ("tif", "image/tiff"),
-    ("bmp", "image/bmp"),
-    ("svg", "image/svg+xml"),
-    ("pdf", "application/pdf"),
-    ("zip", "application/zip"),
-    ("gz", "application/gzip"),
-    ("wav", "audio/wav"),
-    ("mp3", "audio/mpeg"),
-    ("flac", "audio/flac"),
-    ("mp4", "video/mp4"),
-    ("webm", "video/webm"),
-    ("onnx", "application/onnx"),
-    ("parquet", "application/vnd.apache.parquet"),
-    ("npy", "application/x-npy"),
-    ("bin", "application/octet-stream"),
-];
-
-/// The content type of a file name, by its extension; `application/octet-stream` when unknown.
-pub fn content_type_of(name: &str) -> &'static str {
-    let extension = name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default();
-    CONTENT_TYPES.iter().find(|(e, _)| *e == extension).map_or("application/octet-stream", |(_, t)| t)
-}
-
-/// The file extension of a content type (parameters such as `; charset` ignored); `bin` when unknown.
-pub fn extension_of(content_type: &str) -> &'static str {
-    let bare = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    CONTENT_TYPES.iter().find(|(_, t)| *t == bare).map_or("bin", |(e, _)| e)
-}
 
 /// Checks the name of an output: relative, `/`-separated, each segment visible text that is neither `.` nor `..`.
 /// `reserved` are first segments the task may not use (step names, where the task owns the job's prefix).
@@ -73,8 +28,8 @@ pub fn check_name(name: &str, reserved: &dyn Fn(&str) -> bool) -> Result<(), Str
     if let Some(bad) = name.chars().find(|c| c.is_control() || is_invisible(*c) || matches!(c, '\\' | '%' | '?' | '#' | ':')) {
         return fault(&format!("contains {bad:?}"));
     }
-    // Full-width and one-dot-leader look-alikes of '.' and '/'.
-    if name.contains(['\u{2024}', '\u{ff0e}', '\u{3002}', '\u{2215}', '\u{2044}', '\u{ff0f}']) {
+    // Unlike in an address, anywhere: the name is new, and nobody has to call a file so.
+    if has_look_alike(name) {
         return fault("contains a look-alike of '.' or '/'");
     }
     for segment in name.split('/') {
@@ -282,17 +237,6 @@ mod tests {
         }
         for good in ["a", "crops/000.png", "x.tar.gz", "deep/er/est.json", "ä.txt", "sub/result.json"] {
             check_name(good, &|s| s == "recognize").unwrap();
-        }
-    }
-
-    #[test]
-    fn types_and_extensions_agree() {
-        assert_eq!(content_type_of("a.PNG"), "image/png");
-        assert_eq!(extension_of("image/jpeg"), "jpg");
-        assert_eq!(extension_of("text/plain; charset=utf-8"), "txt");
-        assert_eq!(content_type_of("noext"), "application/octet-stream");
-        for (extension, kind) in CONTENT_TYPES {
-            assert_eq!(content_type_of(&format!("x.{extension}")), *kind);
         }
     }
 

@@ -142,13 +142,15 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
 
 /// Step 1. The schema is the guest's own, and so is what its check costs: it may take a thread, and a moment, but not more.
 async fn validate(run: &Run) -> Result<(), Fault> {
-    let schema = run.step.schema(&run.claimed.message).map_err(|v| Fault::Broken(TaskError::invalid(vec![v])))?;
-    let Some(schema) = schema.map(Arc::clone) else { return Ok(()) };
+    let mut violations = run.step.faults(&run.claimed.message);
+    let Some(schema) = run.step.schema(&run.claimed.message).ok().flatten().map(Arc::clone) else {
+        return if violations.is_empty() { Ok(()) } else { Err(Fault::Broken(TaskError::invalid(violations))) };
+    };
     let params = Value::Object(run.claimed.message.params.clone());
     let too_costly = || Fault::Broken(TaskError::new("schema-cost", "the guest's JSON Schema for params takes too long to check"));
-    let violations = if schema.is_given_up() {
+    violations.extend(if schema.is_given_up() {
         return Err(too_costly());
-    } else if schema.is_costly() {
+    } else if schema.is_costly(&params) {
         let checking = Arc::clone(&schema);
         match timeout(MAX_VALIDATION, spawn_blocking(move || checking.check(&params))).await {
             Ok(Ok(violations)) => violations,
@@ -159,7 +161,7 @@ async fn validate(run: &Run) -> Result<(), Fault> {
         }
     } else {
         schema.check(&params)
-    };
+    });
     if violations.is_empty() { Ok(()) } else { Err(Fault::Broken(TaskError::invalid(violations))) }
 }
 

@@ -41,7 +41,8 @@ impl fmt::Debug for QueueSpec {
 #[derive(Debug)]
 pub(super) enum Arrival {
     /// A task. With violations it is none that anybody may put here, but it may be one that is known already: an input that the
-    /// submitter of its job answered for travels on with the children.
+    /// submitter of its job answered for travels on with the children, and a child that its step cannot take ends as that task, with
+    /// the reason.
     Task(Box<NewJob>, Vec<Violation>),
     /// Written for a later version of the host.
     Newer(u64),
@@ -65,21 +66,23 @@ impl QueueSpec {
             return Ok(Arrival::Newer(version));
         }
         let message = Message::decode(body, &bounds)?;
-        let one = |pointer: &str, text: String| vec![Violation::at(pointer, text)];
+        let mut faults = Vec::new();
+        let mut fault = |pointer: &str, text: String| faults.push(Violation::at(pointer, text));
         let name = message.step.as_ref().or(self.steps.first());
         let known = name.filter(|name| self.steps.contains(name)).and_then(|name| context.steps.get(name));
-        let Some(step) = known.map(Arc::clone) else {
-            let text = format!("'{}' is no step of queue '{}' (it has {})", name.map_or("", |n| n), self.name, self.steps.join(", "));
-            return Err(one("/step", text));
-        };
         let tenant = message.tenant.clone().unwrap_or_else(|| self.tenant.clone());
         if tenant != self.tenant && !self.trusted {
-            return Err(one("/tenant", format!("queue '{}' carries no messages of tenant '{tenant}'", self.name)));
+            fault("/tenant", format!("queue '{}' carries no messages of tenant '{tenant}'", self.name));
         }
+        let Some(step) = known.map(Arc::clone) else {
+            fault("/step", format!("'{}' is no step of queue '{}' (it has {})", name.map_or("", |n| n), self.name, self.steps.join(", ")));
+            return Err(faults);
+        };
         // One more than children may reach: the failure task of the furthest one.
         if message.hops > step.limits.hops.saturating_add(1) {
-            return Err(one("/hops", format!("more than {} steps in a row (limits.hops)", step.limits.hops)));
+            fault("/hops", format!("more than {} steps in a row (limits.hops)", step.limits.hops));
         }
+        let mut trespass = step.faults(&message);
         let feed = Feed::Open { queue: Some(self.name.clone()), tasks: message.job_tasks };
         let job_id = message.job_id.clone();
         let origin = Origin {
@@ -90,9 +93,16 @@ impl QueueSpec {
             job_prefix: None,
             now_ms: context.now_ms,
         };
-        let area = origin.area().map_err(|e| one("/tenant", e))?;
-        let Root { job_prefix, task } = origin.fed(message, Delivery::Queue(self.name.clone()))?;
-        let trespass = self.trespass(&task.message, &step, &area, &job_prefix);
+        let area = origin.area().map_err(|e| vec![Violation::at("/tenant", e)])?;
+        let root = origin.fed(message, Delivery::Queue(self.name.clone())).map_err(|more| faults.extend(more)).ok();
+        if let Some(root) = &root {
+            trespass.extend(self.trespass(&root.task.message, &step, &area, &root.job_prefix));
+        }
+        let Some(Root { job_prefix, task }) = root.filter(|_| faults.is_empty()) else {
+            // Told too, although that alone would not refuse a task that is known already.
+            faults.extend(trespass);
+            return Err(faults);
+        };
         let prefix = job_prefix.as_str().to_owned();
         let job = NewJob { tenant, job_id, pipeline: context.pipeline.to_owned(), prefix, root: task, feed };
         Ok(Arrival::Task(Box::new(job), trespass))

@@ -164,7 +164,8 @@ pub(super) fn dead_letter(tenant: &str, queue: &str, body: &[u8], error: TaskErr
     Refused {
         tenant: tenant.to_owned(),
         queue: queue.to_owned(),
-        body: cut(&String::from_utf8_lossy(body), KEPT_BODY),
+        // Cut before it becomes text: of bytes that are none, text is three times as long.
+        body: cut(&String::from_utf8_lossy(body.get(..=KEPT_BODY).unwrap_or(body)), KEPT_BODY),
         body_hash: sha256(body),
         error,
     }

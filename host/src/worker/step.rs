@@ -1,6 +1,7 @@
 //! What the worker knows of a step: routes, bounds, grants and the shape of its parameters.
 
 use crate::guest::Grants;
+use crate::task::accept::Accept;
 use crate::task::children::Routes;
 use crate::task::hooks::Work;
 use crate::task::limits::Limits;
@@ -29,6 +30,8 @@ pub struct StepSpec {
     pub routes: Arc<Routes>,
     /// What it may read besides the task's own.
     pub read: Vec<Uri>,
+    /// Kinds of input it takes.
+    pub accept: Accept,
     /// Secrets by name.
     pub secrets: BTreeMap<String, String>,
     /// Functions it may be asked for, each with the shape of its `params` where the guest describes it.
@@ -48,10 +51,25 @@ impl StepSpec {
         })
     }
 
+    /// What is wrong with what a message asks of this step, as far as it costs nothing to say: the function, the kind of its input,
+    /// the size of an inline one. Params are checked against [`StepSpec::schema`].
+    pub(super) fn faults(&self, message: &Message) -> Vec<Violation> {
+        let mut faults = self.accept.check(message);
+        faults.extend(self.schema(message).err());
+        let size = message.payload().map_or(0, |payload| payload.len() as u64);
+        if size > self.limits.payload {
+            let text =
+                format!("has {size} bytes, over {} (limits.payload of step '{}'); put it in storage", self.limits.payload, self.name);
+            faults.push(Violation::at("/input", text));
+        }
+        faults
+    }
+
     /// What one claim of one task may touch.
     pub(super) fn grants(&self, claimed: &Claimed) -> Grants {
         let input = claimed.message.input_uri.as_deref().and_then(|text| Uri::parse(text).ok());
         Grants {
+            confirm: input.clone().map(|input| (input, self.accept.clone())),
             read: self.read.iter().cloned().chain(input).collect(),
             secrets: self.secrets.clone(),
             reserved: if claimed.is_root { self.routes.steps.clone() } else { BTreeSet::new() },

@@ -100,6 +100,7 @@ impl Place {
             limits: step.limits.clone(),
             routes: Arc::new(routes_of(&self.pipeline, step, 5)),
             read: Vec::new(),
+            accept: Default::default(),
             secrets: BTreeMap::new(),
             functions: BTreeMap::new(),
             params: Some(Arc::new(schema)),

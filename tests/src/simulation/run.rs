@@ -320,6 +320,7 @@ fn steps(with_queues: bool) -> Vec<StepSpec> {
         limits: Limits { cancel_grace: Duration::from_secs(2), ..Limits::default() },
         routes: Arc::clone(&routes),
         read: Vec::new(),
+        accept: Default::default(),
         retry: None,
         secrets: BTreeMap::new(),
         functions: BTreeMap::new(),

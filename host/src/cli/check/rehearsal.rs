@@ -86,7 +86,9 @@ pub(super) async fn rehearse(
     let input = sample.message.input_uri.as_deref().and_then(|text| Uri::parse(text).ok());
     let reserved = if sample.is_root { pipeline.steps.iter().map(|s| s.name.clone()).collect() } else { BTreeSet::new() };
     let secrets = step.grant.secrets.iter().filter_map(|name| Some((name.clone(), app.config.secrets.get(name)?.clone())));
-    let grants = Grants { read: step.grant.read.iter().cloned().chain(input).collect(), secrets: secrets.collect(), reserved };
+    let confirm = input.clone().map(|input| (input, step.accept.clone()));
+    let read = step.grant.read.iter().cloned().chain(input).collect();
+    let grants = Grants { read, confirm, secrets: secrets.collect(), reserved };
     let scope = Scope::new(app.services(), lease, step.limits.clone(), sample.prefix.clone(), grants, &work);
     let guest = guests.fresh(&step.name).await?;
     let (tell, told) = oneshot::channel();

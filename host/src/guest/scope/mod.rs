@@ -13,6 +13,7 @@ pub use telling::Progress;
 pub use writing::OutputWriter;
 
 use crate::object_store::{ObjectError, ObjectStore};
+use crate::task::accept::Accept;
 use crate::task::hooks::Work;
 use crate::task::id::TaskKey;
 use crate::task::lease::{Lease, LeaseView};
@@ -44,6 +45,8 @@ pub struct Grants {
     pub read: Vec<Uri>,
     /// Secrets by name.
     pub secrets: BTreeMap<String, String>,
+    /// The task's input, and the kinds of it that its step takes: confirmed by its first bytes when it is read.
+    pub confirm: Option<(Uri, Accept)>,
     /// First segments of output names it may not use (step names, where it owns the job's prefix).
     pub reserved: BTreeSet<String>,
 }

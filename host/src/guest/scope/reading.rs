@@ -2,7 +2,9 @@
 
 use super::{Failure, Scope, StagedOutput, locked};
 use crate::object_store::{ObjectError, ObjectReader};
+use crate::task::accept::Accept;
 use crate::task::hooks::{Input, Payload};
+use crate::task::media::HEAD;
 use crate::task::outputs::Place;
 use crate::task::uri::Uri;
 use std::collections::BTreeSet;
@@ -70,6 +72,7 @@ impl Scope {
         };
         let bytes = self.services()?.objects.get(&at, self.limits.read).await?;
         self.check()?;
+        self.confirm(&at, bytes.get(..HEAD).unwrap_or(&bytes))?;
         self.read_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(bytes)
     }
@@ -82,7 +85,23 @@ impl Scope {
             Some(StagedOutput { place: Place::Inline(bytes), .. }) => return Ok(Box::new(InlineReader { bytes, at: 0 })),
             _ => uri,
         };
-        Ok(self.services()?.objects.open(&at).await?)
+        let reader = self.services()?.objects.open(&at).await?;
+        if self.to_confirm(&at).is_none() {
+            return Ok(reader);
+        }
+        let (head, rest) = split_head(reader).await?;
+        self.confirm(&at, &head)?;
+        Ok(Box::new(Reread { head: InlineReader { bytes: head, at: 0 }, rest }))
+    }
+
+    fn to_confirm(&self, uri: &Uri) -> Option<&Accept> {
+        self.grants.confirm.as_ref().filter(|(input, accept)| input == uri && !accept.is_any()).map(|(_, accept)| accept)
+    }
+
+    /// Whether an object that begins so is what its name says, where it is the task's input and the step takes only some kinds.
+    fn confirm(&self, uri: &Uri, head: &[u8]) -> Result<(), Failure> {
+        let Some(accept) = self.to_confirm(uri) else { return Ok(()) };
+        accept.check_head(uri.file_name(), head).map_err(|why| Failure::new("invalid", format!("'{uri}' {why}")))
     }
 
     /// Counts bytes read through an opened reader.
@@ -141,5 +160,36 @@ impl ObjectReader for InlineReader {
         let piece = self.bytes.iter().skip(self.at).take(max).copied().collect::<Vec<u8>>();
         self.at += piece.len();
         Ok(piece)
+    }
+}
+
+/// The first [`HEAD`] bytes of what a reader reads, or all, and the reader of the rest.
+async fn split_head(mut reader: Box<dyn ObjectReader>) -> Result<(Vec<u8>, Box<dyn ObjectReader>), ObjectError> {
+    let mut head = Vec::new();
+    while head.len() < HEAD {
+        let piece = reader.read(HEAD - head.len()).await?;
+        if piece.is_empty() {
+            break;
+        }
+        head.extend(piece);
+    }
+    Ok((head, reader))
+}
+
+/// An object whose first bytes were looked at already.
+struct Reread {
+    head: InlineReader,
+    rest: Box<dyn ObjectReader>,
+}
+
+#[async_trait::async_trait]
+impl ObjectReader for Reread {
+    fn size(&self) -> Option<u64> {
+        self.rest.size()
+    }
+
+    async fn read(&mut self, max: usize) -> Result<Vec<u8>, ObjectError> {
+        let piece = self.head.read(max).await?;
+        if piece.is_empty() { self.rest.read(max).await } else { Ok(piece) }
     }
 }

@@ -2,8 +2,9 @@
 
 use super::{Failure, Scope, locked};
 use crate::task::hooks::Payload;
+use crate::task::json::extent;
 use crate::task::limits::cut;
-use crate::task::message::{MAX_DEPTH, depth};
+use crate::task::message::MAX_DEPTH;
 use crate::task::outputs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -58,7 +59,7 @@ impl Scope {
 
     /// Keeps the last progress. Figures nested too deep to be stored are left out.
     pub fn set_progress(&self, mut progress: Progress) {
-        progress.metrics = progress.metrics.filter(|metrics| depth(metrics) <= MAX_DEPTH);
+        progress.metrics = progress.metrics.filter(|metrics| extent(metrics).0 <= MAX_DEPTH);
         *locked(&self.progress) = Some(progress);
     }
 

@@ -3,6 +3,7 @@
 use super::{Failure, Scope, StagedOutput, locked};
 use crate::failpoint::{Point, reach};
 use crate::object_store::ObjectWriter;
+use crate::task::checks::MAX_CONTENT_TYPE;
 use crate::task::id;
 use crate::task::limits::cut;
 use crate::task::outputs::{self, INLINE_OUTPUT, ManifestEntry, Place};
@@ -16,9 +17,6 @@ use std::sync::atomic::Ordering;
 /// All small outputs of a task together ride inside the commit up to this size; what goes beyond is staged as files,
 /// so that a row stays small.
 const INLINE_TOTAL: usize = 1 << 20;
-
-/// Longest content type kept, bytes. RFC 6838 allows 127 on either side of the slash.
-const MAX_CONTENT_TYPE: usize = 255;
 
 /// Most refused writes remembered.
 const MAX_REFUSED: usize = 16;

@@ -9,13 +9,13 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 /// A worker beside which messages are put into its queue.
-struct Served {
+pub(super) struct Served {
     drain: CancellationToken,
     running: JoinHandle<Summary>,
 }
 
 impl Place {
-    fn queue(&self, tray: &Arc<Tray>) -> QueueSpec {
+    pub(super) fn queue(&self, tray: &Arc<Tray>) -> QueueSpec {
         QueueSpec {
             name: "q".into(),
             queue: Arc::clone(tray) as _,
@@ -27,7 +27,7 @@ impl Place {
         }
     }
 
-    fn serve(&self, tray: &Arc<Tray>, change: impl FnOnce(&mut Setting)) -> Served {
+    pub(super) fn serve(&self, tray: &Arc<Tray>, change: impl FnOnce(&mut Setting)) -> Served {
         let mut setting = Setting { queues: vec![self.queue(tray)], ..Setting::default() };
         change(&mut setting);
         let (worker, drain) = (self.worker_as(setting), CancellationToken::new());
@@ -35,13 +35,13 @@ impl Place {
         Served { drain, running: tokio::spawn(async move { worker.run(Until::Stopped, None, stop).await }) }
     }
 
-    async fn task(&self, id: &str) -> TaskView {
+    pub(super) async fn task(&self, id: &str) -> TaskView {
         self.store.task("t", id).await.unwrap()
     }
 }
 
 impl Served {
-    async fn stop(self) -> Summary {
+    pub(super) async fn stop(self) -> Summary {
         self.drain.cancel();
         timeout(Duration::from_secs(20), self.running).await.expect("the worker comes to an end").unwrap()
     }
@@ -52,7 +52,7 @@ fn message(id: &str, params: serde_json::Value) -> String {
 }
 
 /// Waits until every message is acknowledged.
-async fn answered(tray: &Tray) {
+pub(super) async fn answered(tray: &Tray) {
     let waiting = async {
         while tray.left().await.0 > 0 {
             sleep(Duration::from_millis(5)).await;

@@ -1,6 +1,7 @@
 //! The worker with a scripted guest: on SQLite and real files, or with everything in memory.
 
 mod brokers;
+mod hostile;
 mod runs;
 mod stopping;
 mod sweeping;
@@ -9,6 +10,7 @@ mod tray;
 use super::*;
 use crate::guest::{Guest, GuestFault, Scope};
 use crate::object_store::{FileObjectStore, MemoryObjectStore, ObjectStore};
+use crate::task::accept::Accept;
 use crate::task::children::{self, Routes};
 use crate::task::hooks::{FanOut, NextTask, Output, Payload, TaskError, Work};
 use crate::task::id::TaskKey;
@@ -52,6 +54,10 @@ impl Guest for Scripted {
         }
         if params["write"] == true {
             scope.write("big.bin", "application/octet-stream", vec![7; 100_000]).await.map_err(|e| failed(&e.message))?;
+        }
+        if params["read"] == true {
+            let read = scope.read(work.input_uri.as_deref().unwrap_or_default()).await;
+            read.map_err(|e| GuestFault::Guest(TaskError::new(e.code, e.message)))?;
         }
         if params["fail"] == true {
             return Err(failed("on purpose"));
@@ -132,12 +138,14 @@ struct Setting {
     fed_idle: Duration,
     delivery: Delivery,
     queues: Vec<QueueSpec>,
+    accept: Accept,
 }
 
 impl Default for Setting {
     fn default() -> Self {
         let (lease, fed_idle) = (Duration::from_secs(60), Duration::from_secs(300));
-        Self { lease, concurrency: 4, step_concurrency: None, fed_idle, delivery: Delivery::Table, queues: Vec::new() }
+        let (delivery, queues, accept) = (Delivery::Table, Vec::new(), Accept::default());
+        Self { lease, concurrency: 4, step_concurrency: None, fed_idle, delivery, queues, accept }
     }
 }
 
@@ -158,7 +166,7 @@ impl Place {
     }
 
     fn worker_as(&self, setting: Setting) -> Arc<Worker> {
-        let Setting { lease, concurrency, step_concurrency, fed_idle, delivery, queues } = setting;
+        let Setting { lease, concurrency, step_concurrency, fed_idle, delivery, queues, accept } = setting;
         let retry = RetryPolicy { first: Duration::from_millis(20), max: Duration::from_millis(40) };
         let settings = Settings {
             pipeline: "p".into(),
@@ -186,6 +194,7 @@ impl Place {
             limits,
             routes: Arc::new(routes),
             read: Vec::new(),
+            accept,
             secrets: BTreeMap::new(),
             functions: BTreeMap::from([("costly".to_owned(), Some(Arc::new(doubling(DOUBLINGS))))]),
             params: None,
