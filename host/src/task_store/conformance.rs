@@ -56,6 +56,7 @@ macro_rules! suite {
             then_runs_though_siblings_died,
             what_waits_ends_at_once_when_cancelled,
             what_runs_is_told_and_ends_cancelled,
+            a_run_that_was_asked_to_stop_counts_as_nothing,
             a_cancelled_job_grows_no_further,
             retries_wait_and_count,
             a_delay_holds_a_task_back,
@@ -526,6 +527,31 @@ pub async fn what_waits_ends_at_once_when_cancelled(store: &dyn TaskStore) {
     assert_eq!(job_state(store, "j").await, JobState::Done, "the job itself was not cancelled");
     assert_eq!(store.cancel_task(key("y")).await.unwrap(), TaskState::Done);
     assert!(matches!(store.cancel_task(key("nobody")).await, Err(StoreError::NotFound(_))));
+}
+
+/// A run that fails while its task is being cancelled: its claim says `cancelled`, and so nothing counts it.
+pub async fn a_run_that_was_asked_to_stop_counts_as_nothing(store: &dyn TaskStore) {
+    let error = || TaskError::new("broken", "on purpose");
+    let ways = [
+        ("retry", Settlement::Retry(Duration::ZERO, error())),
+        ("back", Settlement::HandBack(Duration::ZERO, error())),
+        ("dead", Settlement::Dead(error())),
+        ("given", Settlement::GiveBack),
+        ("stopped", Settlement::Cancelled),
+    ];
+    for (id, how) in ways {
+        submit(store, job(id)).await;
+        // A failure before somebody asked is one.
+        store.settle(claim_one(store).await.lease, Settlement::Retry(Duration::ZERO, error()), String::new()).await.unwrap();
+        let lease = claim_one(store).await.lease;
+        store.cancel_task(lease.key.clone()).await.unwrap();
+        assert_eq!(store.settle(lease, how, String::new()).await.unwrap(), Applied::Yes);
+        let task = store.task(TENANT, &format!("{id}-root")).await.unwrap();
+        let ends: Vec<_> = task.claims.iter().filter_map(|claim| claim.ended.as_deref()).collect();
+        assert_eq!((task.state, task.attempts, task.handbacks), (TaskState::Cancelled, 1, 0), "{id}");
+        assert_eq!(ends, ["retried", "cancelled"], "{id}");
+    }
+    assert_eq!(store.dead_letters(DeadLetterFilter::default()).await.unwrap().len(), 0);
 }
 
 pub async fn what_runs_is_told_and_ends_cancelled(store: &dyn TaskStore) {

@@ -89,7 +89,8 @@ pub trait TaskStore: Send + Sync {
     async fn end(&self, key: TaskKey) -> Result<(), StoreError>;
 
     /// Ends a run that reached no commit; a repeat of the same answers [`Applied::Yes`]. Whatever it asks for, a task that was asked
-    /// to stop ends CANCELLED. [`Settlement::Dead`] counts as an attempt.
+    /// to stop ends CANCELLED, and the run counts as nothing: a failure then may be no more than the request to stop. Else
+    /// [`Settlement::Dead`] counts as an attempt.
     async fn settle(&self, lease: Lease, how: Settlement, log: String) -> Result<Applied, StoreError>;
 
     /// A page of the inputs of a `then` task, in fan-out order.
