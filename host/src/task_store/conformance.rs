@@ -79,6 +79,7 @@ macro_rules! suite {
             an_end_sends_for_its_children,
             a_then_is_sent_for_when_it_is_woken,
             who_waits_for_another_system_waits_for_nothing,
+            no_job_begins_in_another_system,
             what_is_submitted_for_a_broker_is_sent_for,
             a_cancelled_job_sends_for_nothing,
             a_lost_message_is_sent_again,

@@ -1,7 +1,7 @@
 //! How tasks come in: by submission, or as messages of a queue.
 
-use super::{Claimed, Unfinished};
-use crate::task::children::NewTask;
+use super::{Claimed, StoreError, Unfinished};
+use crate::task::children::{Delivery, NewTask};
 use crate::task::hooks::TaskError;
 use crate::task::state::TaskState;
 use std::time::Duration;
@@ -21,6 +21,19 @@ pub struct NewJob {
     pub root: NewTask,
     /// Whether other root tasks may join it.
     pub feed: Feed,
+}
+
+impl NewJob {
+    /// A job whose root task another system runs would have no row here, and no end.
+    pub(super) fn begins_here(&self) -> Result<(), StoreError> {
+        let Delivery::Foreign(queue) = &self.root.delivery else { return Ok(()) };
+        let Self { job_id, root: NewTask { task_id, step, .. }, .. } = self;
+        let text = format!(
+            "task {task_id} of job {job_id} is for step '{step}', whose queue '{queue}' another system reads: no job can begin there; \
+             name a step that runs here, or send the message to that queue yourself"
+        );
+        Err(StoreError::Invalid(text))
+    }
 }
 
 /// Whether a job has one root task, or is fed from outside.

@@ -55,7 +55,8 @@ pub enum StoreError {
 /// The port. Times are the store's own clock throughout.
 #[async_trait]
 pub trait TaskStore: Send + Sync {
-    /// Creates jobs with their root tasks; one transaction for all that are new. One answer per job, in order.
+    /// Creates jobs with their root tasks; one transaction for all that are new. One answer per job, in order. Where one of them would
+    /// begin in a queue that another system reads, nothing is done: [`StoreError::Invalid`].
     async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError>;
 
     /// Takes in messages of a queue: stores what is new, as [`submit`](Self::submit) would, and leases every task that can run now, as

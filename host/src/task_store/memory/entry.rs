@@ -4,7 +4,6 @@ use super::Tx;
 use super::insert::NewRow;
 use super::rows::{Feeding, Group, Job, Letter, between, millis};
 use crate::task::Millis;
-use crate::task::children::Delivery;
 use crate::task::hooks::TaskError;
 use crate::task::id::{TaskKey, sha256};
 use crate::task::outcome::MAX_CRASHES;
@@ -17,11 +16,7 @@ const ALONE_FIRST: Duration = Duration::from_secs(1);
 
 impl Tx<'_> {
     pub(super) fn submit(&mut self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
-        if let Some(job) = jobs.iter().find(|job| matches!(job.root.delivery, Delivery::Foreign(_))) {
-            let text =
-                format!("task {} would begin job {} in another system, which this store cannot follow", job.root.task_id, job.job_id);
-            return Err(StoreError::Invalid(text));
-        }
+        jobs.iter().try_for_each(NewJob::begins_here)?;
         Ok(jobs.into_iter().map(|job| self.enter(job, false)).collect())
     }
 
