@@ -65,6 +65,7 @@ macro_rules! suite {
             redrive_puts_back_what_died,
             a_cancelled_job_can_be_redriven,
             the_sweeper_lists_what_a_crash_left,
+            a_leftover_names_the_folders_of_its_own_claims,
             views_find_and_filter,
             waiting_ends_when_work_comes,
             a_message_is_stored_and_leased_once,
@@ -752,9 +753,31 @@ pub async fn the_sweeper_lists_what_a_crash_left(store: &dyn TaskStore) {
     tokio::time::sleep(SHORT * 2).await;
     let leftovers = store.sweep(sweeping(SHORT)).await.unwrap().leftovers;
     assert_eq!(leftovers.iter().map(|l| &l.key).collect::<Vec<_>>(), [&key("j-root")], "the other one has written nothing");
+    assert_eq!(leftovers[0].folders, [claimed[0].lease.attempt_folder()]);
     store.swept(vec![key("j-root")]).await.unwrap();
     tokio::time::sleep(SHORT * 2).await;
     assert_eq!(store.sweep(sweeping(SHORT)).await.unwrap().leftovers.len(), 0);
+}
+
+/// Each claim may have staged something, however it ended; nothing else of the prefix is the task's.
+pub async fn a_leftover_names_the_folders_of_its_own_claims(store: &dyn TaskStore) {
+    submit(store, job("j")).await;
+    submit(store, job("k")).await;
+    let first = store.claim_next(request(2, SHORT)).await.unwrap();
+    finish(store, &first[1].lease, Children::default()).await;
+    lapse().await;
+    let second = claim_one(store).await.lease;
+    store.settle(second.clone(), Settlement::Retry(Duration::ZERO, TaskError::new("busy", "later")), String::new()).await.unwrap();
+    let third = claim_one(store).await.lease;
+    store.cancel_task(third.key.clone()).await.unwrap();
+    store.settle(third.clone(), Settlement::Cancelled, String::new()).await.unwrap();
+    tokio::time::sleep(SHORT * 2).await;
+    let leftovers = store.sweep(sweeping(SHORT)).await.unwrap().leftovers;
+    assert_eq!(
+        leftovers.iter().map(|l| (&l.key, l.output_prefix.as_str())).collect::<Vec<_>>(),
+        [(&key("j-root"), "file:///out/j/j-root/")]
+    );
+    assert_eq!(leftovers[0].folders, [&first[0].lease, &second, &third].map(Lease::attempt_folder));
 }
 
 pub async fn views_find_and_filter(store: &dyn TaskStore) {

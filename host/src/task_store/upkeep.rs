@@ -15,13 +15,16 @@ pub struct Unfinished {
     pub manifest: Manifest,
 }
 
-/// A folder of attempts that has outlived its task.
+/// Attempts that have outlived their task.
 #[derive(Debug, Clone)]
 pub struct Leftover {
     /// The task.
     pub key: TaskKey,
-    /// Its output prefix; `_attempts/` below it is to go.
+    /// Its output prefix.
     pub output_prefix: String,
+    /// What is to go: the folders below it that the claims of this task may have made. Whatever else lies in `_attempts/` is somebody
+    /// else's, who has the prefix by now.
+    pub folders: Vec<String>,
 }
 
 /// What a sweep goes by.

@@ -3,6 +3,7 @@
 use super::deliveries::Deliveries;
 use super::{Settings, Worker, finalise};
 use crate::failpoint::{Point, reach};
+use crate::object_store::ObjectError;
 use crate::task::uri::Uri;
 use crate::task_store::{IdleQueue, Leftover, SweepRequest};
 use std::sync::Arc;
@@ -51,12 +52,21 @@ pub(super) async fn sweep(worker: &Worker, idle_queues: Vec<IdleQueue>) {
     remove(worker, swept.leftovers).await;
 }
 
+/// Removes what the task's own claims may have made, and nothing beside it: another task may have the prefix by now.
+async fn remove_folders(worker: &Worker, leftover: &Leftover) -> Result<(), ObjectError> {
+    let prefix = Uri::parse(&leftover.output_prefix).map_err(ObjectError::Invalid)?;
+    for folder in &leftover.folders {
+        let folder = prefix.join(folder).map_err(ObjectError::Invalid)?;
+        worker.services.objects.delete_prefix(&folder).await?;
+    }
+    Ok(())
+}
+
 /// Removes attempts of tasks that have ended.
 async fn remove(worker: &Worker, leftovers: Vec<Leftover>) {
     let mut gone = Vec::new();
     for leftover in leftovers {
-        let Ok(folder) = Uri::parse(&leftover.output_prefix).and_then(|p| p.join("_attempts/")) else { continue };
-        match worker.services.objects.delete_prefix(&folder).await {
+        match remove_folders(worker, &leftover).await {
             Ok(()) => gone.push(leftover.key),
             Err(error) => tracing::warn!(%error, "old attempts could not be removed; trying again later"),
         }

@@ -5,6 +5,7 @@ use super::rows::{Feeding, Job, Letter, between, millis};
 use super::views::page;
 use crate::task::Millis;
 use crate::task::id::TaskKey;
+use crate::task::lease::attempt_folder;
 use crate::task::state::{JobState, TaskState};
 use crate::task_store::{DeadLetter, DeadLetterFilter, IdleQueue, Leftover, Outgoing, Pruned, StoreError, SweepRequest, Swept, Unfinished};
 use std::time::Duration;
@@ -196,7 +197,8 @@ impl Tx<'_> {
             self.rows.tasks.update(id, |task| {
                 // Listed again a lease later unless somebody says that they are gone.
                 task.leftover = Some(now - lease);
-                Leftover { key: task.key.clone(), output_prefix: task.made.output_prefix.clone() }
+                let folders = task.claims.iter().map(|claim| attempt_folder(claim.epoch, &claim.owner)).collect();
+                Leftover { key: task.key.clone(), output_prefix: task.made.output_prefix.clone(), folders }
             })
         });
         let leftovers = leftovers.collect();

@@ -83,7 +83,9 @@ fn what_is_made_wrong_is_seen() {
     fs::write(&file, &bytes).unwrap();
     fs::create_dir_all(folder.join("_attempts/9-x")).unwrap();
     assert!(seen(&rows).iter().any(|violation| violation.contains("_attempts/9-x")));
-    fs::remove_dir_all(folder.join("_attempts")).unwrap();
+    fs::remove_dir(folder.join("_attempts/9-x")).unwrap();
+    assert!(seen(&rows).iter().any(|violation| violation.contains("_attempts")));
+    fs::remove_dir(folder.join("_attempts")).unwrap();
     fs::write(folder.join(".half.tmp"), "").unwrap();
     assert!(seen(&rows).iter().any(|violation| violation.contains(".half.tmp")));
 }
