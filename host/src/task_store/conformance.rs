@@ -97,6 +97,7 @@ macro_rules! suite {
             a_failure_task_may_go_to_a_broker,
             a_purged_task_stays_dead_and_lets_go_of_everything,
             old_jobs_are_pruned_with_all_that_is_theirs,
+            what_is_not_swept_is_not_pruned,
         }
     };
     ($store:expr; $($case:ident),+ $(,)?) => {

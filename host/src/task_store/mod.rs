@@ -144,8 +144,8 @@ pub trait TaskStore: Send + Sync {
     /// No further root task joins this job: it ends once none of its tasks is live, at once if that is so. Returns its state.
     async fn seal(&self, tenant: &str, job_id: &str) -> Result<JobState, StoreError>;
 
-    /// Removes jobs that ended longer ago than `older_than`, with their tasks, claims and logs; jobs with dead letters stay. At most
-    /// `limit` jobs in one call. With `dry_run` nothing changes.
+    /// Removes jobs that ended longer ago than `older_than`, with their tasks, claims and logs; jobs with dead letters stay, and those
+    /// whose attempts are not swept yet. At most `limit` jobs in one call. With `dry_run` nothing changes.
     async fn prune(&self, older_than: Duration, limit: u32, dry_run: bool) -> Result<Pruned, StoreError>;
 
     /// Asks a task to stop. WAITING and QUEUED end at once; PROCESSING is told by its heartbeat; COMMITTED ignores it.

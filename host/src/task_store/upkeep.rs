@@ -72,6 +72,8 @@ pub struct Pruned {
     pub jobs: u64,
     /// Tasks, with their claims and logs.
     pub tasks: u64,
+    /// Jobs that are old enough and stay: a sweep has yet to remove attempts of theirs, and only their rows tell which.
+    pub unswept: u64,
 }
 
 /// What the sweeper found to do outside the store.

@@ -9,17 +9,21 @@ use crate::task_store::{IdleQueue, Leftover, SweepRequest};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 /// Most tasks of a kind handled in one sweep.
 const BATCH: u32 = 256;
 
-/// Sweeps for as long as the worker runs, every third of a lease but at least every ten seconds.
-pub(super) async fn sweep_on(worker: &Worker, queues: Vec<Arc<Deliveries>>) {
+/// Sweeps for as long as the worker runs: as it begins, so that one that only ever runs for a moment leaves nothing behind for good, and
+/// every third of a lease, but at least every ten seconds.
+/// Cancels `first` once it has swept for the first time.
+pub(super) async fn sweep_on(worker: &Worker, queues: Vec<Arc<Deliveries>>, first: CancellationToken) {
     let pause = (worker.settings.lease / 3).min(Duration::from_secs(10));
     loop {
-        sleep(pause).await;
         let idle = queues.iter().filter_map(|of| Some(IdleQueue { queue: of.spec.name.clone(), since: of.idle()? }));
         sweep(worker, idle.collect()).await;
+        first.cancel();
+        sleep(pause).await;
     }
 }
 
