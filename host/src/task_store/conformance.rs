@@ -8,6 +8,7 @@ mod arrivals;
 mod failures;
 mod feeds;
 mod outbox;
+mod prefixes;
 
 pub use aging::*;
 pub use agreement::stores_agree;
@@ -15,6 +16,7 @@ pub use arrivals::*;
 pub use failures::*;
 pub use feeds::*;
 pub use outbox::*;
+pub use prefixes::*;
 
 use super::*;
 use crate::task::children::{Children, Delivery, NewTask};
@@ -41,6 +43,11 @@ macro_rules! suite {
         $crate::task_store::conformance::suite! { $store;
             a_worker_of_one_job_takes_nothing_else,
             live_jobs_share_no_prefix,
+            live_tasks_share_no_prefix,
+            a_chosen_prefix_is_no_other_jobs,
+            a_task_at_its_jobs_own_prefix_is_alone,
+            a_dead_task_keeps_the_prefix_it_chose,
+            a_message_that_chose_a_taken_prefix_leaves_a_letter,
             a_repeat_has_no_effect_and_a_conflict_changes_nothing,
             better_priority_first_then_order_of_arrival,
             a_claim_keeps_to_steps_rooms_and_limit,
@@ -223,19 +230,6 @@ async fn kill(store: &dyn TaskStore, lease: &Lease) {
 
 async fn lapse() {
     tokio::time::sleep(SHORT + Duration::from_millis(30)).await;
-}
-
-pub async fn live_jobs_share_no_prefix(store: &dyn TaskStore) {
-    let at = |id: &str, prefix: &str| NewJob { prefix: prefix.into(), ..job(id) };
-    submit(store, at("j", "file:///out/x/")).await;
-    for (id, prefix) in [("same", "file:///out/x/"), ("below", "file:///out/x/y/"), ("above", "file:///out/")] {
-        assert_eq!(store.submit(vec![at(id, prefix)]).await.unwrap(), [Submitted::Occupied], "{id}");
-    }
-    // A namesake is none, and a repeat stays one.
-    let both = vec![at("beside", "file:///out/xy/"), at("inside", "file:///out/xy/z/"), at("j", "file:///out/x/")];
-    assert_eq!(store.submit(both).await.unwrap(), [Submitted::Created, Submitted::Occupied, Submitted::Repeated]);
-    run_down(store).await;
-    submit(store, at("later", "file:///out/x/")).await;
 }
 
 pub async fn a_worker_of_one_job_takes_nothing_else(store: &dyn TaskStore) {

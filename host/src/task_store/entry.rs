@@ -24,6 +24,12 @@ pub struct NewJob {
 }
 
 impl NewJob {
+    /// The prefix that whoever fed this task chose for it; none where the host derived one, which is like no other.
+    pub(super) fn chosen_prefix(&self) -> Option<&str> {
+        let chose = self.feed != Feed::Single && self.root.message.output_prefix.is_some();
+        chose.then_some(self.root.output_prefix.as_str())
+    }
+
     /// A job whose root task another system runs would have no row here, and no end.
     pub(super) fn begins_here(&self) -> Result<(), StoreError> {
         let Delivery::Foreign(queue) = &self.root.delivery else { return Ok(()) };
@@ -61,7 +67,8 @@ pub enum Submitted {
     Repeated,
     /// The id is taken by something else. Nothing was changed, and nothing of the other is disclosed.
     Conflict,
-    /// Its prefix is, covers or lies below that of a job that is still PROCESSING: their outputs would mix.
+    /// Its prefix is, covers or lies below that of a job that is still PROCESSING, or of a task that chose its own and has not ended: their
+    /// outputs would mix.
     Occupied,
     /// The job takes no further root task: it was sealed, or it was never fed.
     Sealed,

@@ -9,7 +9,7 @@ use crate::task_store::Pruned;
 use std::time::Duration;
 
 /// What goes with tasks ($1), the rows that point at them first.
-static OF_TASKS: [Statement; 6] = [
+static OF_TASKS: [Statement; 7] = [
     Statement::new(
         "DELETE FROM groups WHERE id IN (SELECT grp FROM tasks WHERE id IN {ints $1} UNION SELECT waits FROM tasks WHERE id IN {ints $1})",
     ),
@@ -17,6 +17,7 @@ static OF_TASKS: [Statement; 6] = [
     Statement::new("DELETE FROM outbox WHERE task IN {ints $1}"),
     Statement::new("DELETE FROM claims WHERE task IN {ints $1}"),
     Statement::new("DELETE FROM logs WHERE task IN {ints $1}"),
+    Statement::new("DELETE FROM prefixes WHERE task IN {ints $1}"),
     Statement::new("DELETE FROM messages WHERE task IN {ints $1}"),
     Statement::new("DELETE FROM tasks WHERE id IN {ints $1}"),
 ];

@@ -43,7 +43,7 @@ RETURNING id, tenant, task_id, output_prefix",
 
 /// The claims of tasks, $1.
 pub(super) static CLAIMS: Statement =
-    Statement::new("SELECT c.task, c.epoch, c.owner FROM {ints $1} w {join} claims c ON c.task = w.value ORDER BY c.task, c.epoch");
+    Statement::new("SELECT c.task, c.epoch, c.owner FROM {ints $1} w {join} claims c ON c.task = w.value");
 
 /// Whether a sweep would find anything; false spares a transaction.
 pub(super) async fn anything(db: &mut Db<'_>, request: &SweepRequest) -> Result<bool, Fault> {
@@ -75,7 +75,9 @@ async fn leftovers(tx: &mut Tx<'_>, lease: i64, limit: u32) -> Result<Vec<Leftov
     }
     let ids: Vec<i64> = rows.iter().map(|(id, ..)| *id).collect();
     let mut folders: HashMap<i64, Vec<String>> = HashMap::new();
-    for (task, epoch, owner) in tx.rows::<(i64, i64, String)>(&CLAIMS, args![array(&ids)?]).await? {
+    let mut claims: Vec<(i64, i64, String)> = tx.rows(&CLAIMS, args![array(&ids)?]).await?;
+    claims.sort();
+    for (task, epoch, owner) in claims {
         folders.entry(task).or_default().push(attempt_folder(epoch.unsigned_abs(), &owner));
     }
     let leftover = |(id, tenant, task_id, output_prefix): (i64, String, String, String)| {

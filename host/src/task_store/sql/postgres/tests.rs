@@ -201,7 +201,7 @@ async fn no_statement_of_the_hot_path_scans() {
     let Some((_store, dsn)) = fresh().await else { return };
     let mut raw = PgConnection::connect(&dsn).await.unwrap();
     raw.execute("SET enable_seqscan = off").await.unwrap();
-    let statements: [(&Statement, &str); 14] = [
+    let statements: [(&Statement, &str); 16] = [
         (&super::super::claim::ANYTHING, "'p', '[\"a\"]'"),
         (&super::super::claim::PROMOTE, "'p', 1, 1"),
         (&super::super::claim::HEAD, "'p', 'a', 1"),
@@ -214,8 +214,10 @@ async fn no_statement_of_the_hot_path_scans() {
         (&super::super::sweep::ANYTHING, "1, 1"),
         (&super::super::sweep::UNFINISHED, "1, 1, 1"),
         (&super::super::sweep::LEFTOVERS, "1, 1, 1"),
+        (&super::super::sweep::CLAIMS, "'[]'"),
         (&super::super::views::INPUTS, "'t', 'i', 1, 0"),
         (&super::super::submit::OCCUPIED, "'[]', '[]'"),
+        (&super::super::submit::CHOSEN, "'[]', '[]'"),
     ];
     for (number, (statement, values)) in statements.into_iter().enumerate() {
         let types = values.split(", ").map(|v| if v.starts_with('\'') { "text" } else { "bigint" }).collect::<Vec<_>>().join(", ");
