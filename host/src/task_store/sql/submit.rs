@@ -209,7 +209,7 @@ impl Occupied {
 }
 
 /// Every shorter prefix that covers this one: those that end with one of its slashes.
-fn covering(prefix: &str) -> impl Iterator<Item = &str> {
+pub(super) fn covering(prefix: &str) -> impl Iterator<Item = &str> {
     let last = prefix.len().saturating_sub(1);
     prefix.match_indices('/').filter_map(move |(at, _)| if at < last { prefix.get(..=at) } else { None })
 }
