@@ -215,11 +215,20 @@ fn what_ended_long_ago_is_pruned_and_dead_letters_stay(place: &Place) {
     place.run(&["submit", &file, "--params", r#"{"action": "fan_out", "n": 2, "step": "each"}"#, "--repeat", "3"]).ok();
     place.run(&["submit", &file, "--job-id", "dead", "--params", r#"{"action": "fatal", "code": "x", "message": "m"}"#]).ok();
     run_down(place, &file);
+    let sweep = || {
+        std::thread::sleep(std::time::Duration::from_millis(2100));
+        place.run(&["run", &file, "--until-empty", "--set", "worker.lease=1s"]).ok();
+    };
+    let of =
+        |dry_run: bool, jobs: u32, tasks: u32, unswept: u32| json!({"dry_run": dry_run, "jobs": jobs, "tasks": tasks, "unswept": unswept});
+    assert_eq!(json_of(place, &["prune", "--older-than", "1ms"]), of(false, 0, 0, 3), "what attempts left is not swept yet");
+    let told = place.run(&["prune", "--older-than", "1ms"]).ok();
+    assert!(told.out == "0 jobs with 0 tasks removed\n" && told.err.contains("3 jobs as old stay"), "{}", told.err);
+    sweep();
     place.run(&["submit", &file, "--job-id", "waits", "--params", VALUE]).ok();
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    assert_eq!(json_of(place, &["prune"]), json!({"dry_run": false, "jobs": 0, "tasks": 0}), "nothing is 30 days old");
+    assert_eq!(json_of(place, &["prune"]), of(false, 0, 0, 0), "nothing is 30 days old");
     assert_eq!(json_of(place, &["prune", "--dry-run", "--set", "store.retention=1ms"])["jobs"], 3);
-    assert_eq!(json_of(place, &["prune", "--older-than", "1ms", "--dry-run"]), json!({"dry_run": true, "jobs": 3, "tasks": 9}));
+    assert_eq!(json_of(place, &["prune", "--older-than", "1ms", "--dry-run"]), of(true, 3, 9, 0));
     assert_eq!(json_of(place, &["jobs", "list"]).as_array().unwrap().len(), 5);
     assert_eq!(place.run(&["prune", "--older-than", "1ms"]).ok().out, "3 jobs with 9 tasks removed\n");
     let left = json_of(place, &["jobs", "list"]);
@@ -227,9 +236,12 @@ fn what_ended_long_ago_is_pruned_and_dead_letters_stay(place: &Place) {
     assert_eq!(left, ["waits", "dead"]);
     // Once nobody wants to put it back, it goes too; what waits never does.
     place.run(&["dlq", "purge", "--all"]).ok();
-    assert_eq!(json_of(place, &["prune", "--older-than", "1ms"])["jobs"], 1);
+    assert_eq!(json_of(place, &["prune", "--older-than", "1ms"]), of(false, 0, 0, 1));
     run_down(place, &file);
     assert_eq!(job(place, "waits")["state"], "DONE");
+    sweep();
+    assert_eq!(json_of(place, &["prune", "--older-than", "1ms"]), of(false, 2, 2, 0));
+    assert_eq!(json_of(place, &["jobs", "list"]), json!([]));
 }
 
 /// `failure` in `transitions`: the host itself makes one task, with what the dead one was given and why it died.

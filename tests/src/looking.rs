@@ -14,8 +14,8 @@ fn where_nothing_was_submitted_nothing_is_made() {
         (&["tasks", "cancel", "--state", "queued"], json!([])),
         (&["dlq", "redrive", "--all"], json!({"dry_run": false, "redriven": []})),
         (&["dlq", "purge", "--all", "--dry-run"], json!({"dry_run": true, "purged": []})),
-        (&["prune"], json!({"dry_run": false, "jobs": 0, "tasks": 0})),
-        (&["prune", "--dry-run"], json!({"dry_run": true, "jobs": 0, "tasks": 0})),
+        (&["prune"], json!({"dry_run": false, "jobs": 0, "tasks": 0, "unswept": 0})),
+        (&["prune", "--dry-run"], json!({"dry_run": true, "jobs": 0, "tasks": 0, "unswept": 0})),
     ];
     for (words, empty) in lists {
         let told = place.run(words).ok();

@@ -109,6 +109,16 @@ fn what_waits_is_cancelled_at_once_and_what_runs_kindly_then_hard() {
     // Both were told by the same heartbeat; the one that listens does not use its grace.
     let (kind, deaf) = (ran("kind"), ran("deaf"));
     assert!(deaf - kind > 500, "the deaf one ended {} ms after the kind one", deaf - kind);
+    // Nobody cancelled their jobs, which have ended with them; what they came to is said all the same.
+    for id in ["waits", "kind"] {
+        let list = place.run(&["jobs", "list"]).ok().out;
+        let line = list.lines().find(|line| line.starts_with(id)).unwrap();
+        assert!(line.contains(" DONE ") && line.contains(" 1 CANCELLED "), "{line}");
+        let shown = place.run(&["jobs", "show", id]).ok().out;
+        assert!(shown.lines().any(|line| line.split_whitespace().take(3).eq(["work", "1", "CANCELLED"])), "{shown}");
+        let shown = job(&place, id);
+        assert_eq!((&shown["state"], &shown["tasks"][0]["state"]), (&json!("DONE"), &json!("CANCELLED")));
+    }
     // The slots are free again.
     submit(&place, &file, "after", &json!({"action": "json", "value": 1}));
     wait_for(&place, "after", "DONE");

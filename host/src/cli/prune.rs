@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 const EXAMPLES: &str = "\
 Rows are removed, outputs are not: those are the jobs' own, in the bucket. Jobs with dead letters stay until `dlq redrive` or `dlq purge`.
+Jobs also stay until a worker has removed what their attempts left in the bucket, which it does two leases after their end.
 
 Examples:
   wasm-worker prune --dry-run
@@ -53,6 +54,10 @@ pub async fn run(globals: &Globals, args: &PruneArgs) -> Result<Exit, Failure> {
     } else {
         let what = format!("{} with {}", text::count(pruned.jobs, "job"), text::count(pruned.tasks, "task"));
         print(&if args.dry_run { format!("{what} would be removed") } else { format!("{what} removed") })?;
+        if pruned.unswept > 0 {
+            let jobs = text::count(pruned.unswept, "job");
+            note(&format!("{jobs} as old stay: a worker removes what their attempts left, two leases after their end; prune again then"));
+        }
     }
     if stop.is_cancelled() {
         note("interrupted: there may be more");
@@ -62,7 +67,7 @@ pub async fn run(globals: &Globals, args: &PruneArgs) -> Result<Exit, Failure> {
 }
 
 fn told(args: &PruneArgs, pruned: Pruned) -> serde_json::Value {
-    json!({"dry_run": args.dry_run, "jobs": pruned.jobs, "tasks": pruned.tasks})
+    json!({"dry_run": args.dry_run, "jobs": pruned.jobs, "tasks": pruned.tasks, "unswept": pruned.unswept})
 }
 
 /// Batch after batch until one finds nothing.
@@ -72,6 +77,7 @@ async fn prune(app: &App, older_than: Duration, shown: bool, stop: &Cancellation
     let mut all = Pruned::default();
     while !stop.is_cancelled() {
         let batch = app.tasks.prune(older_than, BATCH, false).await?;
+        all.unswept = batch.unswept;
         if batch.jobs == 0 {
             break;
         }

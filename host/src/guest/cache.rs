@@ -10,6 +10,7 @@ use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -22,6 +23,9 @@ const HEADER: usize = MAGIC.len() + 32;
 /// Largest file that is read: compiled code of a large interpreter has some 100 MiB.
 const MAX_FILE: u64 = 1 << 30;
 
+/// Age from which a file on its way is one that its writer left behind: writing takes seconds, on the slowest of disks minutes.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
 /// A folder of compiled code.
 pub(super) struct CodeCache {
     folder: PathBuf,
@@ -33,6 +37,7 @@ impl CodeCache {
     pub(super) fn open(folder: &Path, engine: &Engine) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         check_owner(&fs::metadata(folder)?)?;
+        remove_abandoned(folder);
         Ok(Self { folder: folder.to_owned(), key: key(engine) })
     }
 
@@ -109,6 +114,20 @@ fn read_checked(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes.split_off(HEADER))
 }
 
+/// Removes what processes left that were killed as they wrote. Other files, and those just being written, are nobody's business here;
+/// what cannot be removed is in nobody's way.
+fn remove_abandoned(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".tmp"));
+        // A time in the future is no age at all.
+        let is_old = || entry.metadata().ok().and_then(|m| m.modified().ok()?.elapsed().ok()).is_some_and(|age| age > ABANDONED);
+        if is_ours && is_old() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn write_private(folder: &Path, path: &Path, code: &[u8]) -> io::Result<()> {
     let temporary = folder.join(format!(".{}.tmp", uuid::Uuid::new_v4()));
     let written = (|| {
@@ -173,6 +192,25 @@ mod tests {
         assert!(cache.load(&engine, "d").is_none(), "others may write");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(cache.load(&engine, "d").is_some());
+    }
+
+    #[test]
+    fn what_a_killed_process_was_writing_is_removed_once_it_is_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine();
+        let code = folder.path().join("code");
+        CodeCache::open(&code, &engine).unwrap().store("d", &Component::new(&engine, EMPTY).unwrap());
+        let long_ago = std::time::SystemTime::now() - ABANDONED - Duration::from_secs(60);
+        for (name, age) in [(".old.tmp", Some(long_ago)), (".new.tmp", None), ("old.tmp", Some(long_ago)), (".old", Some(long_ago))] {
+            let file = File::create(code.join(name)).unwrap();
+            age.into_iter().for_each(|age| file.set_modified(age).unwrap());
+        }
+        let kept = CodeCache::open(&code, &engine).unwrap();
+        assert!(kept.load(&engine, "d").is_some());
+        let mut left: Vec<_> = fs::read_dir(&code).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        left.retain(|name| !name.ends_with(".cwasm"));
+        left.sort();
+        assert_eq!(left, [".new.tmp", ".old", "old.tmp"]);
     }
 
     #[test]

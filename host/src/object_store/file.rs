@@ -55,18 +55,26 @@ fn sync_folder(folder: &Path) -> Result<(), ObjectError> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| classed(folder, &e))
 }
 
+/// Tries to make a folder whose parent somebody else removes, empty as it was, before there is anything in it.
+const FOLDER_TRIES: u32 = 10;
+
 /// Creates a folder and makes its own entry durable too.
 fn make_folder(folder: &Path) -> Result<(), ObjectError> {
     if folder.is_dir() {
         return Ok(());
     }
-    if let Some(parent) = folder.parent() {
-        make_folder(parent)?;
-    }
-    match fs::create_dir(folder) {
-        Ok(()) => sync_folder(folder_of(folder)),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(classed(folder, &e)),
+    let mut tries = 0;
+    loop {
+        if let Some(parent) = folder.parent() {
+            make_folder(parent)?;
+        }
+        tries += 1;
+        match fs::create_dir(folder) {
+            Ok(()) => return sync_folder(folder_of(folder)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < FOLDER_TRIES => {}
+            Err(e) => return Err(classed(folder, &e)),
+        }
     }
 }
 
@@ -244,7 +252,13 @@ impl ObjectStore for FileObjectStore {
             return Err(ObjectError::Invalid(format!("'{prefix}' is no prefix")));
         }
         let folder = path_of(prefix)?;
-        blocking(move || gone(fs::remove_dir_all(&folder), &folder)).await
+        blocking(move || {
+            gone(fs::remove_dir_all(&folder), &folder)?;
+            // Object storage knows no empty folders. One that holds something, or cannot go, stays; it is in nobody's way.
+            let _ = fs::remove_dir(folder_of(&folder));
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -383,6 +397,29 @@ mod tests {
         store.delete_prefix(&scratch).await.unwrap();
         store.delete_prefix(&scratch).await.unwrap();
         assert_eq!(store.list(&prefix).await.unwrap().len(), 2);
+    }
+
+    /// One task's attempts are removed as another's begin in the same place.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_folder_goes_with_the_last_in_it_and_keeps_nobody_from_beginning() {
+        let (folder, prefix, store) = store();
+        let at = |name: &str| prefix.join(&format!("_attempts/{name}/")).unwrap();
+        for name in ["1-a", "2-b"] {
+            store.put(&at(name).join("piece").unwrap(), b"x").await.unwrap();
+        }
+        store.delete_prefix(&at("1-a")).await.unwrap();
+        assert_eq!(store.list(&prefix).await.unwrap().len(), 1);
+        store.delete_prefix(&at("2-b")).await.unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let come_and_go = async |name: &'static str| {
+            for n in 0..300 {
+                let own = at(&format!("{n}-{name}"));
+                store.put(&own.join("piece").unwrap(), b"x").await.unwrap();
+                store.delete_prefix(&own).await.unwrap();
+            }
+        };
+        tokio::join!(come_and_go("a"), come_and_go("b"), come_and_go("c"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[tokio::test]

@@ -121,7 +121,17 @@ impl Routes {
         self.deliveries.get(step).cloned().unwrap_or_default()
     }
 
-    /// What follows a task of a step that is given up.
+    /// Why a step cannot be that of a `then`; none where it can. A `then` is a row that waits for its siblings; what another system reads
+    /// has no row, would not wait, and could not ask for its inputs.
+    pub fn cannot_join(&self, step: &str) -> Option<String> {
+        let Some(Delivery::Foreign(queue)) = self.deliveries.get(step) else { return None };
+        Some(format!(
+            "step '{step}' cannot be the `then` of a fan-out: another system reads its queue '{queue}'; name a step that runs here, \
+             which may go on to '{step}'"
+        ))
+    }
+
+    /// What follows a task of a step that is given up. That may be a step of another system: its message carries the error.
     pub fn on_failure_of(&self, step: &str) -> Option<FailureRoute> {
         let to = self.failures.get(step)?;
         Some(FailureRoute { step: to.clone(), max_attempts: self.attempts_of(to), delivery: self.delivery_of(to) })
@@ -184,6 +194,9 @@ pub fn plan(
     };
     let tasks = fan_out.tasks.iter().map(|t| make(t, by_outcome.or(routes.next.as_ref()), "next")).collect::<Result<Vec<_>, _>>()?;
     let then = fan_out.then.as_ref().map(|t| make(t, routes.then.as_ref(), "then")).transpose()?;
+    if let Some(why) = then.as_ref().and_then(|then| routes.cannot_join(&then.step)) {
+        return Err(TaskError::new("foreign-then", why));
+    }
     Ok(Children { tasks, then })
 }
 
@@ -350,10 +363,14 @@ mod tests {
     }
 
     fn planned(fan_out: FanOut, outcome: Option<&str>) -> Result<Children, TaskError> {
+        planned_by(&routes(), fan_out, outcome)
+    }
+
+    fn planned_by(routes: &Routes, fan_out: FanOut, outcome: Option<&str>) -> Result<Children, TaskError> {
         let message = Message::new("job", "root", serde_json::Map::new());
         let job_prefix = Uri::parse("file:///out/job/").unwrap();
         let parent = Parent { tenant: "t", message: &message, step: "a", priority: 7, outcome, job_prefix: &job_prefix };
-        plan(&parent, &fan_out, &routes(), &Limits::default(), &|uri| uri.as_str().starts_with("file:///out/"))
+        plan(&parent, &fan_out, routes, &Limits::default(), &|uri| uri.as_str().starts_with("file:///out/"))
     }
 
     #[test]
@@ -412,6 +429,21 @@ mod tests {
         assert_eq!(follows.message.params["error"], serde_json::json!({"code": "bad", "message": "very"}));
         assert_eq!(follows.output_prefix, format!("file:///out/job/c/failure-{}/", &follows.task_id[..12]));
         assert_eq!(follows.message.hops, child.message.hops + 1);
+    }
+
+    #[test]
+    fn what_another_system_reads_joins_nothing() {
+        let deliveries = [("b".to_owned(), Delivery::Foreign("theirs".into()))];
+        let routes = Routes { deliveries: deliveries.into(), failures: [("c".to_owned(), "b".to_owned())].into(), ..routes() };
+        let there = NextTask { step: Some("b".into()), ..child("all") };
+        let refused = planned_by(&routes, FanOut { tasks: vec![child("x")], then: Some(there) }, None).unwrap_err();
+        assert_eq!(refused.code, "foreign-then");
+        assert!(refused.message.contains("'b'") && refused.message.contains("'theirs'"), "{}", refused.message);
+        // Its tasks may go there, and what follows a failure.
+        let children = planned_by(&routes, FanOut { tasks: vec![child("x")], then: Some(child("all")) }, None).unwrap();
+        assert_eq!(children.tasks[0].delivery, Delivery::Foreign("theirs".into()));
+        let then = children.then.unwrap();
+        assert_eq!((then.step.as_str(), then.on_failure.unwrap().delivery), ("c", Delivery::Foreign("theirs".into())));
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub struct FanOut {
 }
 
 /// What one task of a finished fan-out left.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
     /// Its key.
     pub key: String,

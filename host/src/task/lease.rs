@@ -17,8 +17,13 @@ pub struct Lease {
 impl Lease {
     /// The folder of this attempt's large outputs below the task's output prefix: `_attempts/<epoch>-<owner>/`.
     pub fn attempt_folder(&self) -> String {
-        format!("_attempts/{}-{}/", self.epoch, self.owner)
+        attempt_folder(self.epoch, &self.owner)
     }
+}
+
+/// See [`Lease::attempt_folder`].
+pub fn attempt_folder(epoch: u64, owner: &str) -> String {
+    format!("_attempts/{epoch}-{owner}/")
 }
 
 /// What the worker believes about a lease, by its own monotonic clock.

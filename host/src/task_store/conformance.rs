@@ -8,6 +8,7 @@ mod arrivals;
 mod failures;
 mod feeds;
 mod outbox;
+mod prefixes;
 
 pub use aging::*;
 pub use agreement::stores_agree;
@@ -15,6 +16,7 @@ pub use arrivals::*;
 pub use failures::*;
 pub use feeds::*;
 pub use outbox::*;
+pub use prefixes::*;
 
 use super::*;
 use crate::task::children::{Children, Delivery, NewTask};
@@ -41,6 +43,11 @@ macro_rules! suite {
         $crate::task_store::conformance::suite! { $store;
             a_worker_of_one_job_takes_nothing_else,
             live_jobs_share_no_prefix,
+            live_tasks_share_no_prefix,
+            a_chosen_prefix_is_no_other_jobs,
+            a_task_at_its_jobs_own_prefix_is_alone,
+            a_dead_task_keeps_the_prefix_it_chose,
+            a_message_that_chose_a_taken_prefix_leaves_a_letter,
             a_repeat_has_no_effect_and_a_conflict_changes_nothing,
             better_priority_first_then_order_of_arrival,
             a_claim_keeps_to_steps_rooms_and_limit,
@@ -56,6 +63,7 @@ macro_rules! suite {
             then_runs_though_siblings_died,
             what_waits_ends_at_once_when_cancelled,
             what_runs_is_told_and_ends_cancelled,
+            a_run_that_was_asked_to_stop_counts_as_nothing,
             a_cancelled_job_grows_no_further,
             retries_wait_and_count,
             a_delay_holds_a_task_back,
@@ -64,6 +72,7 @@ macro_rules! suite {
             redrive_puts_back_what_died,
             a_cancelled_job_can_be_redriven,
             the_sweeper_lists_what_a_crash_left,
+            a_leftover_names_the_folders_of_its_own_claims,
             views_find_and_filter,
             waiting_ends_when_work_comes,
             a_message_is_stored_and_leased_once,
@@ -78,6 +87,7 @@ macro_rules! suite {
             an_end_sends_for_its_children,
             a_then_is_sent_for_when_it_is_woken,
             who_waits_for_another_system_waits_for_nothing,
+            no_job_begins_in_another_system,
             what_is_submitted_for_a_broker_is_sent_for,
             a_cancelled_job_sends_for_nothing,
             a_lost_message_is_sent_again,
@@ -94,6 +104,7 @@ macro_rules! suite {
             a_failure_task_may_go_to_a_broker,
             a_purged_task_stays_dead_and_lets_go_of_everything,
             old_jobs_are_pruned_with_all_that_is_theirs,
+            what_is_not_swept_is_not_pruned,
         }
     };
     ($store:expr; $($case:ident),+ $(,)?) => {
@@ -219,19 +230,6 @@ async fn kill(store: &dyn TaskStore, lease: &Lease) {
 
 async fn lapse() {
     tokio::time::sleep(SHORT + Duration::from_millis(30)).await;
-}
-
-pub async fn live_jobs_share_no_prefix(store: &dyn TaskStore) {
-    let at = |id: &str, prefix: &str| NewJob { prefix: prefix.into(), ..job(id) };
-    submit(store, at("j", "file:///out/x/")).await;
-    for (id, prefix) in [("same", "file:///out/x/"), ("below", "file:///out/x/y/"), ("above", "file:///out/")] {
-        assert_eq!(store.submit(vec![at(id, prefix)]).await.unwrap(), [Submitted::Occupied], "{id}");
-    }
-    // A namesake is none, and a repeat stays one.
-    let both = vec![at("beside", "file:///out/xy/"), at("inside", "file:///out/xy/z/"), at("j", "file:///out/x/")];
-    assert_eq!(store.submit(both).await.unwrap(), [Submitted::Created, Submitted::Occupied, Submitted::Repeated]);
-    run_down(store).await;
-    submit(store, at("later", "file:///out/x/")).await;
 }
 
 pub async fn a_worker_of_one_job_takes_nothing_else(store: &dyn TaskStore) {
@@ -528,6 +526,31 @@ pub async fn what_waits_ends_at_once_when_cancelled(store: &dyn TaskStore) {
     assert!(matches!(store.cancel_task(key("nobody")).await, Err(StoreError::NotFound(_))));
 }
 
+/// A run that fails while its task is being cancelled: its claim says `cancelled`, and so nothing counts it.
+pub async fn a_run_that_was_asked_to_stop_counts_as_nothing(store: &dyn TaskStore) {
+    let error = || TaskError::new("broken", "on purpose");
+    let ways = [
+        ("retry", Settlement::Retry(Duration::ZERO, error())),
+        ("back", Settlement::HandBack(Duration::ZERO, error())),
+        ("dead", Settlement::Dead(error())),
+        ("given", Settlement::GiveBack),
+        ("stopped", Settlement::Cancelled),
+    ];
+    for (id, how) in ways {
+        submit(store, job(id)).await;
+        // A failure before somebody asked is one.
+        store.settle(claim_one(store).await.lease, Settlement::Retry(Duration::ZERO, error()), String::new()).await.unwrap();
+        let lease = claim_one(store).await.lease;
+        store.cancel_task(lease.key.clone()).await.unwrap();
+        assert_eq!(store.settle(lease, how, String::new()).await.unwrap(), Applied::Yes);
+        let task = store.task(TENANT, &format!("{id}-root")).await.unwrap();
+        let ends: Vec<_> = task.claims.iter().filter_map(|claim| claim.ended.as_deref()).collect();
+        assert_eq!((task.state, task.attempts, task.handbacks), (TaskState::Cancelled, 1, 0), "{id}");
+        assert_eq!(ends, ["retried", "cancelled"], "{id}");
+    }
+    assert_eq!(store.dead_letters(DeadLetterFilter::default()).await.unwrap().len(), 0);
+}
+
 pub async fn what_runs_is_told_and_ends_cancelled(store: &dyn TaskStore) {
     submit(store, job("j")).await;
     submit(store, job("k")).await;
@@ -725,9 +748,31 @@ pub async fn the_sweeper_lists_what_a_crash_left(store: &dyn TaskStore) {
     tokio::time::sleep(SHORT * 2).await;
     let leftovers = store.sweep(sweeping(SHORT)).await.unwrap().leftovers;
     assert_eq!(leftovers.iter().map(|l| &l.key).collect::<Vec<_>>(), [&key("j-root")], "the other one has written nothing");
+    assert_eq!(leftovers[0].folders, [claimed[0].lease.attempt_folder()]);
     store.swept(vec![key("j-root")]).await.unwrap();
     tokio::time::sleep(SHORT * 2).await;
     assert_eq!(store.sweep(sweeping(SHORT)).await.unwrap().leftovers.len(), 0);
+}
+
+/// Each claim may have staged something, however it ended; nothing else of the prefix is the task's.
+pub async fn a_leftover_names_the_folders_of_its_own_claims(store: &dyn TaskStore) {
+    submit(store, job("j")).await;
+    submit(store, job("k")).await;
+    let first = store.claim_next(request(2, SHORT)).await.unwrap();
+    finish(store, &first[1].lease, Children::default()).await;
+    lapse().await;
+    let second = claim_one(store).await.lease;
+    store.settle(second.clone(), Settlement::Retry(Duration::ZERO, TaskError::new("busy", "later")), String::new()).await.unwrap();
+    let third = claim_one(store).await.lease;
+    store.cancel_task(third.key.clone()).await.unwrap();
+    store.settle(third.clone(), Settlement::Cancelled, String::new()).await.unwrap();
+    tokio::time::sleep(SHORT * 2).await;
+    let leftovers = store.sweep(sweeping(SHORT)).await.unwrap().leftovers;
+    assert_eq!(
+        leftovers.iter().map(|l| (&l.key, l.output_prefix.as_str())).collect::<Vec<_>>(),
+        [(&key("j-root"), "file:///out/j/j-root/")]
+    );
+    assert_eq!(leftovers[0].folders, [&first[0].lease, &second, &third].map(Lease::attempt_folder));
 }
 
 pub async fn views_find_and_filter(store: &dyn TaskStore) {

@@ -1,7 +1,7 @@
 //! How tasks come in: by submission, or as messages of a queue.
 
-use super::{Claimed, Unfinished};
-use crate::task::children::NewTask;
+use super::{Claimed, StoreError, Unfinished};
+use crate::task::children::{Delivery, NewTask};
 use crate::task::hooks::TaskError;
 use crate::task::state::TaskState;
 use std::time::Duration;
@@ -21,6 +21,25 @@ pub struct NewJob {
     pub root: NewTask,
     /// Whether other root tasks may join it.
     pub feed: Feed,
+}
+
+impl NewJob {
+    /// The prefix that whoever fed this task chose for it; none where the host derived one, which is like no other.
+    pub(super) fn chosen_prefix(&self) -> Option<&str> {
+        let chose = self.feed != Feed::Single && self.root.message.output_prefix.is_some();
+        chose.then_some(self.root.output_prefix.as_str())
+    }
+
+    /// A job whose root task another system runs would have no row here, and no end.
+    pub(super) fn begins_here(&self) -> Result<(), StoreError> {
+        let Delivery::Foreign(queue) = &self.root.delivery else { return Ok(()) };
+        let Self { job_id, root: NewTask { task_id, step, .. }, .. } = self;
+        let text = format!(
+            "task {task_id} of job {job_id} is for step '{step}', whose queue '{queue}' another system reads: no job can begin there; \
+             name a step that runs here, or send the message to that queue yourself"
+        );
+        Err(StoreError::Invalid(text))
+    }
 }
 
 /// Whether a job has one root task, or is fed from outside.
@@ -48,7 +67,8 @@ pub enum Submitted {
     Repeated,
     /// The id is taken by something else. Nothing was changed, and nothing of the other is disclosed.
     Conflict,
-    /// Its prefix is, covers or lies below that of a job that is still PROCESSING: their outputs would mix.
+    /// Its prefix is, covers or lies below that of a job that is still PROCESSING, or of a task that chose its own and has not ended: their
+    /// outputs would mix.
     Occupied,
     /// The job takes no further root task: it was sealed, or it was never fed.
     Sealed,

@@ -55,7 +55,8 @@ pub enum StoreError {
 /// The port. Times are the store's own clock throughout.
 #[async_trait]
 pub trait TaskStore: Send + Sync {
-    /// Creates jobs with their root tasks; one transaction for all that are new. One answer per job, in order.
+    /// Creates jobs with their root tasks; one transaction for all that are new. One answer per job, in order. Where one of them would
+    /// begin in a queue that another system reads, nothing is done: [`StoreError::Invalid`].
     async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError>;
 
     /// Takes in messages of a queue: stores what is new, as [`submit`](Self::submit) would, and leases every task that can run now, as
@@ -89,7 +90,8 @@ pub trait TaskStore: Send + Sync {
     async fn end(&self, key: TaskKey) -> Result<(), StoreError>;
 
     /// Ends a run that reached no commit; a repeat of the same answers [`Applied::Yes`]. Whatever it asks for, a task that was asked
-    /// to stop ends CANCELLED. [`Settlement::Dead`] counts as an attempt.
+    /// to stop ends CANCELLED, and the run counts as nothing: a failure then may be no more than the request to stop. Else
+    /// [`Settlement::Dead`] counts as an attempt.
     async fn settle(&self, lease: Lease, how: Settlement, log: String) -> Result<Applied, StoreError>;
 
     /// A page of the inputs of a `then` task, in fan-out order.
@@ -142,8 +144,8 @@ pub trait TaskStore: Send + Sync {
     /// No further root task joins this job: it ends once none of its tasks is live, at once if that is so. Returns its state.
     async fn seal(&self, tenant: &str, job_id: &str) -> Result<JobState, StoreError>;
 
-    /// Removes jobs that ended longer ago than `older_than`, with their tasks, claims and logs; jobs with dead letters stay. At most
-    /// `limit` jobs in one call. With `dry_run` nothing changes.
+    /// Removes jobs that ended longer ago than `older_than`, with their tasks, claims and logs; jobs with dead letters stay, and those
+    /// whose attempts are not swept yet. At most `limit` jobs in one call. With `dry_run` nothing changes.
     async fn prune(&self, older_than: Duration, limit: u32, dry_run: bool) -> Result<Pruned, StoreError>;
 
     /// Asks a task to stop. WAITING and QUEUED end at once; PROCESSING is told by its heartbeat; COMMITTED ignores it.

@@ -15,13 +15,16 @@ pub struct Unfinished {
     pub manifest: Manifest,
 }
 
-/// A folder of attempts that has outlived its task.
+/// Attempts that have outlived their task.
 #[derive(Debug, Clone)]
 pub struct Leftover {
     /// The task.
     pub key: TaskKey,
-    /// Its output prefix; `_attempts/` below it is to go.
+    /// Its output prefix.
     pub output_prefix: String,
+    /// What is to go: the folders below it that the claims of this task may have made. Whatever else lies in `_attempts/` is somebody
+    /// else's, who has the prefix by now.
+    pub folders: Vec<String>,
 }
 
 /// What a sweep goes by.
@@ -69,6 +72,8 @@ pub struct Pruned {
     pub jobs: u64,
     /// Tasks, with their claims and logs.
     pub tasks: u64,
+    /// Jobs that are old enough and stay: a sweep has yet to remove attempts of theirs, and only their rows tell which.
+    pub unswept: u64,
 }
 
 /// What the sweeper found to do outside the store.

@@ -79,8 +79,8 @@ async fn run(worker: &Arc<Worker>, claimed: Claimed, sent: Instant, slot: Slot) 
         }
         Err(fault) => {
             let left = settle(worker, &run.claimed, run.scope.log_text(), fault).await;
-            // The task is somebody else's. After a commit of unknown outcome what was staged may be needed.
-            if left.state == TaskState::Processing && !run.committing.load(Ordering::Relaxed) {
+            // The task is somebody else's.
+            if left.state == TaskState::Processing && !may_have_committed(worker, &run).await {
                 discard(worker, &run).await;
             }
             left
@@ -110,12 +110,38 @@ async fn result(worker: &Arc<Worker>, run: &Run, sent: Instant, slot: Slot) -> R
     commit(worker, run, answer.outcome, manifest, children).await
 }
 
+/// Whether what this run has staged may be needed: a commit was sent, and its claim does not say that the run ended otherwise. That is
+/// final; a claim that is still open, or cannot be read, tells nothing.
+async fn may_have_committed(worker: &Worker, run: &Run) -> bool {
+    if !run.committing.load(Ordering::Relaxed) {
+        return false;
+    }
+    let lease = &run.claimed.lease;
+    let Ok(task) = worker.services.tasks.task(&lease.key.tenant, &lease.key.task_id).await else { return true };
+    let own = task.claims.iter().find(|claim| claim.epoch == lease.epoch && claim.owner == lease.owner);
+    own.and_then(|claim| claim.ended.as_deref()).is_none_or(|ended| ended == "committed")
+}
+
+/// Tries to remove what a lost run has staged, over some twelve seconds: longer than storage is busy, and no longer than a drain may wait.
+const DISCARD_TRIES: u32 = 8;
+
+/// The pause after the first; it doubles.
+const DISCARD_PAUSE: Duration = Duration::from_millis(50);
+
 /// Removes what this run has staged, once it is certain that it has not committed: a sweeper may have been here before, and nobody
 /// would come for it again. Folders are named by owner, so that nothing of another run goes.
 async fn discard(worker: &Worker, run: &Run) {
     let Ok(folder) = run.prefix.join(&run.scope.attempt_folder()) else { return };
-    if let Err(error) = worker.services.objects.delete_prefix(&folder).await {
-        tracing::debug!(%error, "what a lost run has staged is left to the sweeper");
+    let mut pause = DISCARD_PAUSE;
+    for tries in 1..=DISCARD_TRIES {
+        let Err(error) = worker.services.objects.delete_prefix(&folder).await else { return };
+        tracing::debug!(%error, tries, "what a lost run has staged could not be removed");
+        tokio::select! {
+            biased;
+            () = worker.hurry.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+        pause *= 2;
     }
 }
 

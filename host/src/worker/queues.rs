@@ -118,6 +118,12 @@ impl QueueSpec {
                 let text = format!("must lie below {area}, and among the jobs only below {job_prefix}");
                 violations.push(Violation::at("/output_prefix", text));
             }
+            // The host puts tasks below the names of steps, and what is its own below such as begin with `_`.
+            let within = prefix.as_str().strip_prefix(job_prefix.as_str()).and_then(|rest| rest.split('/').next());
+            if let Some(name) = within.filter(|name| step.routes.steps.contains(*name) || name.starts_with('_')) {
+                let text = format!("'{name}/' of a job is where the host puts what it names itself; name another folder");
+                violations.push(Violation::at("/output_prefix", text));
+            }
         }
         if let Some(input) = parsed(&message.input_uri) {
             let mut readable = std::iter::once(area).chain(&step.read).chain(&self.inputs);

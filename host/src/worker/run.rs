@@ -57,6 +57,9 @@ const TABLE: usize = 0;
 /// How long a run that has ended waits for its last answers to reach the brokers.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
+/// How long a run that was over at once waits for its first sweep.
+const FIRST_SWEEP: Duration = Duration::from_secs(2);
+
 /// One run of a worker.
 pub(super) struct Shift<'a> {
     pub worker: &'a Arc<Worker>,
@@ -93,7 +96,8 @@ impl Worker {
             upkeep.spawn(async move { hidden.keep_hidden().await });
             answering.spawn(answers.give(answered));
         }
-        self.spawn_upkeep(&mut upkeep, &inboxes);
+        let swept = CancellationToken::new();
+        self.spawn_upkeep(&mut upkeep, &inboxes, &swept);
         let mut shift = Shift::new(self, until, max_tasks.unwrap_or(u64::MAX), drain, inboxes);
         shift.take_tasks().await;
         shift.drain().await;
@@ -104,16 +108,19 @@ impl Worker {
         if timeout(LAST_ANSWERS, all).await.is_err() {
             tracing::warn!("brokers did not take the last answers in time; those messages come again");
         }
+        // Of interest only where the whole run was a matter of moments.
+        tokio::select! { biased; () = self.hurry.cancelled() => {}, _ = timeout(FIRST_SWEEP, swept.cancelled()) => {} }
         summary
     }
 
-    fn spawn_upkeep(self: &Arc<Self>, upkeep: &mut JoinSet<()>, inboxes: &[Inbox]) {
+    fn spawn_upkeep(self: &Arc<Self>, upkeep: &mut JoinSet<()>, inboxes: &[Inbox], swept: &CancellationToken) {
         let this = Arc::clone(self);
         upkeep.spawn(async move { this.heartbeats.fence().await });
         let this = Arc::clone(self);
         upkeep.spawn(async move { this.heartbeats.beat(this.services.tasks.as_ref()).await });
         let (this, deliveries) = (Arc::clone(self), inboxes.iter().map(|inbox| Arc::clone(&inbox.deliveries)).collect());
-        upkeep.spawn(async move { sweep_on(&this, deliveries).await });
+        let swept = swept.clone();
+        upkeep.spawn(async move { sweep_on(&this, deliveries, swept).await });
         if !self.queues.is_empty() {
             let this = Arc::clone(self);
             upkeep.spawn(async move { relay_on(&this).await });

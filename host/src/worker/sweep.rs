@@ -3,22 +3,27 @@
 use super::deliveries::Deliveries;
 use super::{Settings, Worker, finalise};
 use crate::failpoint::{Point, reach};
+use crate::object_store::ObjectError;
 use crate::task::uri::Uri;
 use crate::task_store::{IdleQueue, Leftover, SweepRequest};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 /// Most tasks of a kind handled in one sweep.
 const BATCH: u32 = 256;
 
-/// Sweeps for as long as the worker runs, every third of a lease but at least every ten seconds.
-pub(super) async fn sweep_on(worker: &Worker, queues: Vec<Arc<Deliveries>>) {
+/// Sweeps for as long as the worker runs: as it begins, so that one that only ever runs for a moment leaves nothing behind for good, and
+/// every third of a lease, but at least every ten seconds.
+/// Cancels `first` once it has swept for the first time.
+pub(super) async fn sweep_on(worker: &Worker, queues: Vec<Arc<Deliveries>>, first: CancellationToken) {
     let pause = (worker.settings.lease / 3).min(Duration::from_secs(10));
     loop {
-        sleep(pause).await;
         let idle = queues.iter().filter_map(|of| Some(IdleQueue { queue: of.spec.name.clone(), since: of.idle()? }));
         sweep(worker, idle.collect()).await;
+        first.cancel();
+        sleep(pause).await;
     }
 }
 
@@ -51,12 +56,21 @@ pub(super) async fn sweep(worker: &Worker, idle_queues: Vec<IdleQueue>) {
     remove(worker, swept.leftovers).await;
 }
 
+/// Removes what the task's own claims may have made, and nothing beside it: another task may have the prefix by now.
+async fn remove_folders(worker: &Worker, leftover: &Leftover) -> Result<(), ObjectError> {
+    let prefix = Uri::parse(&leftover.output_prefix).map_err(ObjectError::Invalid)?;
+    for folder in &leftover.folders {
+        let folder = prefix.join(folder).map_err(ObjectError::Invalid)?;
+        worker.services.objects.delete_prefix(&folder).await?;
+    }
+    Ok(())
+}
+
 /// Removes attempts of tasks that have ended.
 async fn remove(worker: &Worker, leftovers: Vec<Leftover>) {
     let mut gone = Vec::new();
     for leftover in leftovers {
-        let Ok(folder) = Uri::parse(&leftover.output_prefix).and_then(|p| p.join("_attempts/")) else { continue };
-        match worker.services.objects.delete_prefix(&folder).await {
+        match remove_folders(worker, &leftover).await {
             Ok(()) => gone.push(leftover.key),
             Err(error) => tracing::warn!(%error, "old attempts could not be removed; trying again later"),
         }

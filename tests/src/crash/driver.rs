@@ -55,6 +55,8 @@ pub struct Driver<'a> {
     next_ask: Instant,
     clock_moves: Instant,
     database: Database,
+    /// Whether what workers say of a database that is away is no news.
+    excused: bool,
 }
 
 /// Where the database stands; one that is part of the workers stays as it is.
@@ -88,6 +90,7 @@ impl<'a> Driver<'a> {
             next_ask: now,
             clock_moves: now + Duration::from_secs(4),
             database: Database::Up(None, now + Duration::from_secs(3)),
+            excused: false,
         }
     }
 
@@ -129,6 +132,10 @@ impl<'a> Driver<'a> {
             Database::Up(since, _) => since.is_some_and(|since| since.elapsed() < EXCUSED),
             Database::Down(_) => true,
         };
+        if self.excused && !excused {
+            self.workers.iter_mut().for_each(Worker::outage_ends);
+        }
+        self.excused = excused;
         for number in 0..self.workers.len() {
             let ended = self.workers[number].tick(excused, &mut self.dice, &mut self.report);
             if let Ended::Unreached(point) = ended {
@@ -171,7 +178,11 @@ impl<'a> Driver<'a> {
             }
         };
         self.started += 1;
-        Worker::start(self.site, self.started, plan, &mut self.dice)
+        let mut worker = Worker::start(self.site, self.started, plan, &mut self.dice);
+        if self.excused {
+            worker.outage_begins();
+        }
+        worker
     }
 
     fn any_point(&mut self) -> Point {
@@ -192,6 +203,7 @@ impl<'a> Driver<'a> {
         let Store::Postgres { server, .. } = &self.site.store else { return };
         match self.database {
             Database::Up(_, until) if now >= until => {
+                self.workers.iter_mut().for_each(Worker::outage_begins);
                 server.kill();
                 self.report.fault(DATABASE_KILLED);
                 self.database = Database::Down(now + self.dice.millis(50, 1500));

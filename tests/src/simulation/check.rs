@@ -8,6 +8,7 @@ use super::world::{LEASE, World};
 use std::collections::{BTreeMap, BTreeSet};
 use wasm_worker::object_store::{Publish, Source};
 use wasm_worker::task::children::{Delivery, FAILURE};
+use wasm_worker::task::hooks::Input;
 use wasm_worker::task::id::{TaskKey, sha256};
 use wasm_worker::task::outcome::{MAX_CRASHES, MAX_HANDBACKS};
 use wasm_worker::task::outputs::{METRICS_NAME, Manifest};
@@ -72,7 +73,7 @@ impl World {
         }
     }
 
-    /// A `then` runs after everything its siblings led to, and has their leaves as inputs.
+    /// A `then` runs after everything its siblings led to, and has their leaves as inputs, in fan-out order.
     async fn check_then(&self, key: &TaskKey, parent: &TaskKey, claimed: &Claimed) {
         let all = self.tasks_of(&key.tenant, &claimed.message.job_id).await;
         let mut below: BTreeMap<&str, Vec<&TaskView>> = BTreeMap::new();
@@ -81,6 +82,7 @@ impl World {
                 below.entry(parent).or_default().push(task);
             }
         }
+        let expected = self.expected_inputs(parent, &below);
         let mut open: Vec<&TaskView> = below.get(parent.task_id.as_str()).into_iter().flatten().copied().collect();
         // What follows an earlier death of the parent is none of its fan-out.
         open.retain(|task| task.task_id != key.task_id && task.key != FAILURE);
@@ -100,6 +102,58 @@ impl World {
             let text = format_args!("{} has {} inputs of {seen} tasks before it", shown(key), claimed.input_count).to_string();
             self.ledger().violate(4, text);
         }
+        // Nor can it be said what a task is that was put back: it may have an end, a failure task and children, and be none of them now.
+        if !redriven {
+            self.check_inputs(key, claimed, expected).await;
+        }
+    }
+
+    /// The list itself, as the store gives it now, and as the guest is to be given it.
+    async fn check_inputs(&self, key: &TaskKey, claimed: &Claimed, expected: Vec<Input>) {
+        let inputs = self.tasks.inputs(key.clone(), 0, ALL).await.unwrap_or_default();
+        if inputs != expected || claimed.input_count as usize != expected.len() {
+            let named =
+                |inputs: &[Input]| inputs.iter().map(|i| format!("{} {} {:?}", i.key, i.end, i.outcome)).collect::<Vec<_>>().join(", ");
+            let (are, should) = (named(&inputs), named(&expected));
+            let text = format!("{}: {} inputs are promised, [{are}] are there, and should be [{should}]", shown(key), claimed.input_count);
+            self.ledger().violate(4, text);
+        }
+        self.ledger().record_mut(key).inputs = Some(expected);
+    }
+
+    /// What a `then` must read: in the order in which their parent listed them, the tasks of its fan-out, each with what was committed; or
+    /// what followed from one, down to its leaves.
+    fn expected_inputs(&self, parent: &TaskKey, below: &BTreeMap<&str, Vec<&TaskView>>) -> Vec<Input> {
+        let ledger = self.ledger();
+        let listed = ledger.record(parent).and_then(|record| record.commit()).map(|commit| commit.children.tasks.as_slice());
+        let there = |parent: &str, id: &str| below.get(parent).into_iter().flatten().find(|task| task.task_id == id).copied();
+        let mut open: Vec<&TaskView> =
+            listed.into_iter().flatten().rev().filter_map(|task| there(&parent.task_id, &task.task_id)).collect();
+        let mut inputs = Vec::new();
+        while let Some(task) = open.pop() {
+            let commit = ledger.record(&key_of(task)).and_then(|record| record.commit()).filter(|_| task.state == TaskState::Done);
+            let followed: Vec<&TaskView> = match commit {
+                // An inner `then` stands for its fan-out.
+                Some(commit) => match commit.children.then.as_ref().and_then(|then| there(&task.task_id, &then.task_id)) {
+                    Some(then) => vec![then],
+                    None => commit.children.tasks.iter().rev().filter_map(|child| there(&task.task_id, &child.task_id)).collect(),
+                },
+                None => below.get(task.task_id.as_str()).into_iter().flatten().rev().copied().collect(),
+            };
+            if followed.is_empty() {
+                inputs.push(Input {
+                    key: task.key.clone(),
+                    task_id: task.task_id.clone(),
+                    step: task.step.clone(),
+                    end: task.state,
+                    outcome: commit.and_then(|commit| commit.outcome.clone()),
+                    output_prefix: task.output_prefix.clone(),
+                    outputs: commit.map(|commit| commit.manifest.finalised().entries).unwrap_or_default(),
+                });
+            }
+            open.extend(followed);
+        }
+        inputs
     }
 
     /// Something may have changed for a task: what its end promises must be there, and its job is looked at.
@@ -239,7 +293,7 @@ impl World {
         let key = key_of(task);
         let mut ledger = self.ledger();
         let Some(record) = ledger.record(&key) else { return };
-        let openings = record.redriven + 1;
+        let (openings, is_first) = (record.redriven + 1, record.redriven == 0);
         let (claims, runs, given_back) = (record.claims, record.runs, record.given_back);
         let bound = most_claims(record, task.max_attempts);
         let commits = record.commits.len();
@@ -256,6 +310,15 @@ impl World {
         }
         if ended("handed-back") > (openings * MAX_HANDBACKS) as usize {
             ledger.violate(11, format_args!("{}: handed back {} times", shown(&key), ended("handed-back")));
+        }
+        // Put back, it begins to count anew.
+        let counted = (task.attempts as usize, task.handbacks as usize, task.crashes as usize);
+        let by_claims = (failed, ended("handed-back"), lapsed);
+        if is_first && counted != by_claims {
+            ledger.violate(
+                11,
+                format!("{}: {counted:?} failures, hand-backs and crashes on record, {by_claims:?} by its claims", shown(&key)),
+            );
         }
         if committed != commits {
             ledger.violate(6, format_args!("{}: {commits} commits, {committed} counted", shown(&key)));

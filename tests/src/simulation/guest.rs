@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use wasm_worker::guest::scope::Failure;
 use wasm_worker::guest::{Guest, GuestFault, Guests, Scope};
 use wasm_worker::task::hooks::{FanOut, HookError, NextTask, Output, Payload, TaskError, Work};
+use wasm_worker::task::id::TaskKey;
 
 /// The step whose guest never loads.
 pub const BROKEN: &str = "broken";
@@ -237,6 +238,13 @@ impl<'a> Hook<'a> {
             }
             inputs.extend(page);
         }
+        let key = TaskKey::new(&self.work.tenant, &self.work.task_id);
+        let expected = self.world.ledger().record(&key).and_then(|record| record.inputs.clone());
+        if expected.is_some_and(|expected| expected != inputs) {
+            let keys: Vec<&str> = inputs.iter().map(|input| input.key.as_str()).collect();
+            let text = format!("{} reads [{}], which is not what came before it", self.work.task_id, keys.join(", "));
+            self.world.ledger().violate(4, text);
+        }
         for input in &inputs {
             let payload = self.host("input", self.scope.input_payload(input)).await.map_err(|failure| failed(&failure))?;
             if let Some(Payload::Body { bytes, .. }) = payload
@@ -304,7 +312,7 @@ fn failed(failure: &Failure) -> GuestFault {
 impl Guest for Scripted {
     async fn process(&mut self, work: &Arc<Work>, scope: &Arc<Scope>) -> Result<Output, GuestFault> {
         let mut hook = Hook::begin(self, "process", work, scope);
-        let key = wasm_worker::task::id::TaskKey::new(&work.tenant, &work.task_id);
+        let key = TaskKey::new(&work.tenant, &work.task_id);
         hook.world.ledger().record_mut(&key).runs += 1;
         let (world, process) = (hook.world, hook.process);
         world.call(process, Step::Process, hook_failed, hook.process()).await

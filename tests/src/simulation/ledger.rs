@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::time::Duration;
 use tokio::time::Instant;
 use wasm_worker::task::Millis;
+use wasm_worker::task::hooks::Input;
 use wasm_worker::task::id::TaskKey;
 use wasm_worker::task::lease::Lease;
 use wasm_worker::task::outcome::{MAX_CRASHES, MAX_HANDBACKS};
@@ -52,6 +54,8 @@ pub struct Record {
     pub is_then: bool,
     /// Its end was checked.
     pub checked: bool,
+    /// What it must read, if it is a `then` and nobody knows better.
+    pub inputs: Option<Vec<Input>>,
 }
 
 impl Record {
@@ -114,6 +118,11 @@ impl Ledger {
             self.events.pop_front();
         }
         self.events.push_back(line);
+    }
+
+    /// How long the world has been there, by its clock.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// A number that two histories share only if they are one.
@@ -253,6 +262,11 @@ impl Ledger {
         if first && let Some((state, _)) = end {
             self.note("store", "job ended", format_args!("{name} {state}"));
         }
+    }
+
+    /// Something was put back: inputs that were dead are so no longer.
+    pub fn forget_inputs(&mut self) {
+        self.tasks.values_mut().for_each(|record| record.inputs = None);
     }
 
     /// Dead tasks of a job were put back, or another root joined one that is fed: it may end once more.

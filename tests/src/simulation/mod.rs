@@ -17,9 +17,10 @@ mod world;
 use check::Totals;
 use coverage::Hits;
 use run::Outcome;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
 use std::{panic, thread};
 
 /// Seeds of an ordinary test run.
@@ -30,6 +31,10 @@ const HITS: u64 = 100;
 
 /// Fewest tasks that a seed may have.
 const FEWEST_TASKS: usize = 20;
+
+/// Longest that one seed may take on the machine's own clock. It takes some hundredths of a second; one that never comes to a point where
+/// anything could stop it is named, and ends everything.
+const STUCK: Duration = Duration::from_secs(120);
 
 /// How many seeds.
 const SEEDS_VARIABLE: &str = "SIMULATE_SEEDS";
@@ -56,7 +61,39 @@ struct Sum {
     hits: Hits,
     seeds: u64,
     totals: Totals,
+    /// Of the busiest seed.
+    most_calls: u64,
     failed: Option<Outcome>,
+}
+
+/// Ends the process, naming the seed, unless it is dropped in time.
+struct Watched(Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>);
+
+impl Watched {
+    fn begin(seed: u64) -> Self {
+        let (done, waits) = mpsc::channel();
+        let watch = move || {
+            if waits.recv_timeout(STUCK) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("seed {seed}: no end after {STUCK:?} of the machine's own time: something goes round without a call or a wait");
+                std::process::exit(101);
+            }
+        };
+        Self(Some((done, thread::spawn(watch))))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let Some((done, watch)) = self.0.take() else { return };
+        drop(done);
+        watch.join().ok();
+    }
+}
+
+/// Runs one seed, with an eye on the time.
+fn run_watched(seed: u64, verbose: bool) -> Outcome {
+    let _watched = Watched::begin(seed);
+    run::run(seed, verbose)
 }
 
 /// Runs seeds on every core until one fails.
@@ -70,10 +107,11 @@ fn run_all(seeds: u64) -> Sum {
                     if seed >= seeds {
                         return;
                     }
-                    let outcome = panic::catch_unwind(|| run::run(seed, false)).unwrap_or_else(|_| Outcome::of_panic(seed));
+                    let outcome = panic::catch_unwind(|| run_watched(seed, false)).unwrap_or_else(|_| Outcome::of_panic(seed));
                     let mut sum = sum.lock().unwrap();
                     sum.hits.add(&outcome.hits);
                     sum.seeds += 1;
+                    sum.most_calls = sum.most_calls.max(outcome.calls);
                     sum.totals.add(outcome.totals);
                     assert!(outcome.violation.is_some() || outcome.totals.tasks >= FEWEST_TASKS, "too few tasks in seed {seed}");
                     if outcome.violation.is_some() {
@@ -90,7 +128,7 @@ fn run_all(seeds: u64) -> Sum {
 #[test]
 fn every_seed_keeps_the_invariants() {
     if let Some(seed) = number(SEED_VARIABLE) {
-        let outcome = run::run(seed, true);
+        let outcome = run_watched(seed, true);
         println!("seed {seed}: {}, history {:016x}", outcome.violation.as_deref().unwrap_or("nothing wrong"), outcome.history);
         assert!(outcome.violation.is_none());
         return;
@@ -98,7 +136,8 @@ fn every_seed_keeps_the_invariants() {
     let (seeds, began) = (number(SEEDS_VARIABLE).unwrap_or(SEEDS), Instant::now());
     let sum = run_all(seeds);
     println!("{}", sum.hits.table());
-    println!("{} seeds in {:.1} s: {:?}", sum.seeds, began.elapsed().as_secs_f64(), sum.totals);
+    let (seconds, calls) = (began.elapsed().as_secs_f64(), sum.most_calls);
+    println!("{} seeds in {seconds:.1} s: {:?}; {calls} calls in the busiest", sum.seeds, sum.totals);
     if let Some(failed) = &sum.failed {
         panic!("{}", report(failed));
     }
@@ -112,7 +151,7 @@ fn every_seed_keeps_the_invariants() {
 #[test]
 fn a_seed_has_one_history() {
     for seed in [3, 14, 159] {
-        let (first, second) = (run::run(seed, false), run::run(seed, false));
+        let (first, second) = (run_watched(seed, false), run_watched(seed, false));
         assert!(first.violation.is_none() && first.totals.tasks >= FEWEST_TASKS, "{}", report(&first));
         assert_eq!(first.history, second.history, "{}\n\n{}", report(&first), report(&second));
     }

@@ -85,7 +85,6 @@ impl ObjectStore for FaultyObjectStore {
         if !is_staged(prefix) {
             self.world.ledger().violate(3, format_args!("{prefix} is removed, and is no folder of attempts"));
         }
-        let step = if prefix.as_str().ends_with("/_attempts/") { Step::Sweep } else { Step::Finalise };
-        self.world.call(&self.process, step, unavailable, self.objects().delete_prefix(prefix)).await
+        self.world.call(&self.process, Step::Sweep, unavailable, self.objects().delete_prefix(prefix)).await
     }
 }

@@ -3,11 +3,36 @@
 
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+/// Calls that all workers of a world may make together; the busiest of thousands of seeds made a fiftieth of it. A worker that goes round
+/// and round does not let the clock move, and so no deadline would come.
+const MAX_CALLS: u64 = 2_000_000;
+
+/// What is left of them.
+#[derive(Default)]
+pub struct Budget(AtomicU64);
+
+impl Budget {
+    /// One call more.
+    fn spend(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many were made.
+    pub fn spent(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub fn is_spent(&self) -> bool {
+        self.spent() > MAX_CALLS
+    }
+}
 
 /// One incarnation of a worker.
 pub struct Process {
@@ -15,11 +40,12 @@ pub struct Process {
     pub name: String,
     paused_until: Mutex<Option<Instant>>,
     dead: CancellationToken,
+    budget: Arc<Budget>,
 }
 
 impl Process {
-    pub fn new(name: String) -> Arc<Self> {
-        Arc::new(Self { name, paused_until: Mutex::default(), dead: CancellationToken::new() })
+    pub fn new(name: String, budget: Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self { name, paused_until: Mutex::default(), dead: CancellationToken::new(), budget })
     }
 
     /// Nothing of it goes on from here.
@@ -46,12 +72,13 @@ impl Process {
         self.paused_until.lock().unwrap().filter(|until| *until > Instant::now())
     }
 
-    /// Returns as soon as the process runs; never if it is dead.
+    /// Returns as soon as the process runs; never if it is dead, or if its world has made more calls than any would.
     pub async fn gate(&self) {
+        self.budget.spend();
         while let Some(until) = self.stands_until() {
             sleep_until(until).await;
         }
-        if self.is_dead() {
+        if self.is_dead() || self.budget.is_spent() {
             pending::<()>().await;
         }
     }

@@ -57,13 +57,15 @@ pub struct Outcome {
     pub history: u64,
     pub hits: Hits,
     pub totals: Totals,
+    /// Calls of its workers.
+    pub calls: u64,
 }
 
 impl Outcome {
     /// Of a seed that broke the simulation itself.
     pub fn of_panic(seed: u64) -> Self {
         let violation = Some("panicked; what it said stands above".to_owned());
-        Self { seed, violation, events: Vec::new(), history: 0, hits: Hits::default(), totals: Totals::default() }
+        Self { seed, violation, events: Vec::new(), history: 0, hits: Hits::default(), totals: Totals::default(), calls: 0 }
     }
 }
 
@@ -101,12 +103,17 @@ async fn simulate(seed: u64, verbose: bool) -> Outcome {
         history: ledger.history(),
         hits: world.hits(),
         totals,
+        calls: world.budget.spent(),
     }
 }
 
 /// Returns once an invariant is broken: what follows tells nothing.
 async fn broken(world: &World) {
     while world.ledger().violation().is_none() {
+        if world.budget.is_spent() {
+            let at = world.ledger().elapsed();
+            world.ledger().violate(8, format_args!("{} calls by {at:?} of its clock, and no end", world.budget.spent()));
+        }
         sleep(Duration::from_millis(100)).await;
     }
 }
@@ -173,6 +180,7 @@ async fn redrive(world: &World, tenant: &str) {
     let filter = DeadLetterFilter { tenant: Some(tenant.into()), ..DeadLetterFilter::default() };
     let letters = world.tasks.redrive(filter, false).await.unwrap();
     let mut ledger = world.ledger();
+    ledger.forget_inputs();
     for letter in letters {
         let (Some(task_id), Some(job_id)) = (letter.task_id, letter.job_id) else { continue };
         ledger.reopened(tenant, &job_id);
@@ -239,7 +247,7 @@ async fn rest(world: &World, brokers: &[Arc<Broker>]) {
 /// Starts a worker again and again: after a crash, after a drain.
 async fn keep_working(world: Arc<World>, index: usize, drains: Arc<Vec<Mutex<CancellationToken>>>, brokers: Arc<Vec<Arc<Broker>>>) {
     for incarnation in 1u32.. {
-        let process = Process::new(format!("w{index}.{incarnation}"));
+        let process = Process::new(format!("w{index}.{incarnation}"), Arc::clone(&world.budget));
         let drain = CancellationToken::new();
         *drains[index].lock().unwrap() = drain.clone();
         world.ledger().note(&process.name, "starts", "");
@@ -339,4 +347,22 @@ fn stores() -> (Arc<dyn TaskStore>, Arc<dyn ObjectStore>, Clock) {
     let tasks = MemoryTaskStore::new();
     let clock = tasks.clone();
     (Arc::new(tasks), Arc::new(MemoryObjectStore::new()), Box::new(move |ms| clock.skew(ms)))
+}
+
+#[test]
+fn a_worker_that_goes_round_and_round_is_noticed() {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let (tasks, objects, clock) = stores();
+        let world = World::new(1, tasks, objects, clock, FAULTS_FOR, false);
+        let process = Process::new("w0.1".into(), Arc::clone(&world.budget));
+        // The clock stands still for as long as it goes on.
+        let rounds = async {
+            loop {
+                process.gate().await;
+            }
+        };
+        tokio::select! { biased; () = broken(&world) => {}, () = rounds => {} }
+        assert!(world.ledger().violation().is_some_and(|what| what.starts_with("invariant 8: ") && what.contains("no end")));
+    });
 }

@@ -3,7 +3,7 @@
 
 use super::coverage::{Fault, Hits, Step, inapplicable};
 use super::ledger::Ledger;
-use super::process::Process;
+use super::process::{Budget, Process};
 use std::future::Future;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -34,6 +34,7 @@ pub struct World {
     /// The object store itself.
     pub objects: Arc<dyn ObjectStore>,
     pub seed: u64,
+    pub budget: Arc<Budget>,
     clock: Clock,
     dice: Mutex<Dice>,
     ledger: Mutex<Ledger>,
@@ -58,7 +59,8 @@ impl World {
     ) -> Arc<Self> {
         let now = Instant::now();
         let dice = Dice { until: now + faults_for, skew_ms: 0, hits: Hits::default() };
-        Arc::new(Self { tasks, objects, seed, clock, dice: Mutex::new(dice), ledger: Mutex::new(Ledger::new(now, verbose)) })
+        let budget = Arc::default();
+        Arc::new(Self { tasks, objects, seed, budget, clock, dice: Mutex::new(dice), ledger: Mutex::new(Ledger::new(now, verbose)) })
     }
 
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {

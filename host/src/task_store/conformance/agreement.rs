@@ -92,6 +92,12 @@ impl Walk<'_> {
         let feed = if self.chance(40) { Feed::Single } else { Feed::Open { queue: None, tasks } };
         let tenant = self.tenant.clone();
         let prefix = if self.chance(3) { format!("file:///{tenant}/") } else { format!("file:///{tenant}/{job}/") };
+        if feed != Feed::Single && self.chance(30) {
+            let chosen = ["", "x/", "x/y/", "../free/", "../free/x/"][self.dice.usize(0..5)];
+            root.output_prefix = format!("{prefix}{chosen}").replace(&format!("{job}/../"), "");
+            root.message.output_prefix = Some(root.output_prefix.clone());
+            root.payload_hash = root.message.payload_hash("a").unwrap();
+        }
         NewJob { pipeline: format!("p-{tenant}"), prefix, feed, ..NewJob { tenant, ..job_of(root) } }
     }
 

@@ -86,6 +86,18 @@ pub async fn who_waits_for_another_system_waits_for_nothing(store: &dyn TaskStor
     assert_eq!(tasks(&outgoing(store, LONG).await), ["z"]);
 }
 
+pub async fn no_job_begins_in_another_system(store: &dyn TaskStore) {
+    let foreign = |task: NewTask| NewTask { delivery: Delivery::Foreign("theirs".into()), ..task };
+    let fed = NewJob { feed: Feed::Open { queue: None, tasks: None }, ..job_of(foreign(task("fed", "k", "away"))) };
+    for new in [job_of(foreign(task("x", "j", "away"))), fed] {
+        let refused = store.submit(vec![job("beside"), new]).await;
+        let text = matches!(&refused, Err(StoreError::Invalid(text)) if text.contains("'away'") && text.contains("'theirs'"));
+        assert!(text, "it is told which step and which queue: {refused:?}");
+    }
+    assert_eq!(store.jobs(None, None, 9).await.unwrap().len(), 0, "nothing of the call took effect");
+    assert_eq!(outgoing(store, LONG).await, []);
+}
+
 pub async fn what_is_submitted_for_a_broker_is_sent_for(store: &dyn TaskStore) {
     let mut late = job_of(carried(task("late", "late", "a")));
     late.root.delay_ms = 60_000;

@@ -2,9 +2,8 @@
 
 use super::Tx;
 use super::insert::NewRow;
-use super::rows::{Feeding, Group, Job, Letter, between, millis};
+use super::rows::{Feeding, Group, Job, Letter, Task, between, millis};
 use crate::task::Millis;
-use crate::task::children::Delivery;
 use crate::task::hooks::TaskError;
 use crate::task::id::{TaskKey, sha256};
 use crate::task::outcome::MAX_CRASHES;
@@ -17,11 +16,7 @@ const ALONE_FIRST: Duration = Duration::from_secs(1);
 
 impl Tx<'_> {
     pub(super) fn submit(&mut self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
-        if let Some(job) = jobs.iter().find(|job| matches!(job.root.delivery, Delivery::Foreign(_))) {
-            let text =
-                format!("task {} would begin job {} in another system, which this store cannot follow", job.root.task_id, job.job_id);
-            return Err(StoreError::Invalid(text));
-        }
+        jobs.iter().try_for_each(NewJob::begins_here)?;
         Ok(jobs.into_iter().map(|job| self.enter(job, false)).collect())
     }
 
@@ -39,7 +34,7 @@ impl Tx<'_> {
                 Ok(()) => self.join(job.id, new, is_sent, true),
                 Err(why) => return why,
             },
-            None if self.is_occupied(&new.prefix, None) => return Submitted::Occupied,
+            None if self.is_held(&new.prefix, None) || self.mixes(&new, None) => return Submitted::Occupied,
             None => {
                 let job = self.begin(&new);
                 self.join(job, new, is_sent, false);
@@ -63,21 +58,49 @@ impl Tx<'_> {
         if job.prefix != new.prefix {
             return Err(Submitted::Conflict);
         }
-        // A job that has ended holds its prefix no longer. What is cancelled on arrival writes nothing there.
-        if job.state.is_ended() && !job.stopping && self.is_occupied(&job.prefix, Some(job.id)) {
+        // What is cancelled on arrival writes nothing. A job that has ended holds its prefix no longer.
+        if !job.stopping && (!self.holds(job) && self.is_held(&job.prefix, Some(job.id)) || self.mixes(new, Some(job))) {
             return Err(Submitted::Occupied);
         }
         Ok(())
     }
 
-    /// Whether a job other than `but` is, covers or lies below a prefix, and is live or keeps the staged outputs of a dead task.
-    fn is_occupied(&self, prefix: &str, but: Option<i64>) -> bool {
-        let keeps = |job: &Job| {
-            let mut tasks = self.rows.tasks.of_job(job.id);
-            job.state == JobState::Processing || tasks.any(|task| task.state == TaskState::Dead && task.manifest.is_some())
+    /// Whether the outputs of a root task would mix with those of others: of one that chose a prefix, or, where it chose its own, of other
+    /// jobs and of whatever lies below it in its job.
+    fn mixes(&self, new: &NewJob, job: Option<&Job>) -> bool {
+        if new.feed == Feed::Single {
+            return false;
+        }
+        let chosen_amiss = |own: &str| {
+            let covers = |job: &Job| job.prefix.starts_with(own) && (job.live > 0 || self.keeps_outputs(job));
+            self.is_held_by_job(own, job.map(|job| job.id)) || job.is_some_and(covers)
         };
+        self.is_chosen(&new.root.output_prefix) || new.chosen_prefix().is_some_and(chosen_amiss)
+    }
+
+    fn is_held(&self, prefix: &str, but: Option<i64>) -> bool {
+        self.is_held_by_job(prefix, but) || self.is_chosen(prefix)
+    }
+
+    /// Whether a job other than `but` holds a prefix that is, covers or lies below this one.
+    fn is_held_by_job(&self, prefix: &str, but: Option<i64>) -> bool {
         let mut jobs = self.rows.jobs.values().filter(|job| Some(job.id) != but);
-        jobs.any(|job| (job.prefix.starts_with(prefix) || prefix.starts_with(&job.prefix)) && keeps(job))
+        jobs.any(|job| overlap(&job.prefix, prefix) && self.holds(job))
+    }
+
+    /// Whether a task that chose its prefix, such a one, is live or keeps staged outputs.
+    fn is_chosen(&self, prefix: &str) -> bool {
+        let mut tasks = self.rows.tasks.all().filter(|task| task.chose_prefix && overlap(&task.made.output_prefix, prefix));
+        tasks.any(|task| !task.state.is_ended() || task.keeps_outputs())
+    }
+
+    /// A live job holds its prefix, and one that keeps the staged outputs of a dead task.
+    fn holds(&self, job: &Job) -> bool {
+        job.state == JobState::Processing || self.keeps_outputs(job)
+    }
+
+    fn keeps_outputs(&self, job: &Job) -> bool {
+        self.rows.tasks.of_job(job.id).any(Task::keeps_outputs)
     }
 
     fn begin(&mut self, new: &NewJob) -> i64 {
@@ -108,6 +131,7 @@ impl Tx<'_> {
     }
 
     fn join(&mut self, job: i64, new: NewJob, is_sent: bool, takes_turns: bool) {
+        let chose_prefix = new.chosen_prefix().is_some();
         let Some(row) = self.rows.jobs.get_mut(&job) else { return };
         row.arrived += 1;
         if let Feed::Open { queue, tasks } = new.feed {
@@ -118,7 +142,8 @@ impl Tx<'_> {
         }
         let group = row.root_group;
         let (waits, parent, path, is_input) = (None, None, Vec::new(), false);
-        self.insert(NewRow { job, group, task: new.root, waits, parent, path, is_input, takes_turns, is_sent });
+        let id = self.insert(NewRow { job, group, task: new.root, waits, parent, path, is_input, takes_turns, is_sent });
+        self.rows.tasks.update(id, |task| task.chose_prefix = chose_prefix);
     }
 
     pub(super) fn admit(&mut self, arrivals: Vec<NewJob>, lease: Duration, worker: &str) -> Vec<Admission> {
@@ -154,7 +179,9 @@ impl Tx<'_> {
             Submitted::Conflict => Some(TaskError::new("conflict", format!("the id of task '{}' or of its job is taken", key.task_id))),
             Submitted::Sealed => Some(TaskError::new("sealed", format!("job '{job_id}' takes no further root task"))),
             Submitted::Occupied => {
-                Some(TaskError::new("occupied", format!("the output prefix of job '{job_id}' is, covers or lies below that of another")))
+                let text =
+                    format!("the output prefix of job '{job_id}', or of this task of it, is, covers or lies below another that is in use");
+                Some(TaskError::new("occupied", text))
             }
         };
         if let Some(error) = &refused {
@@ -238,4 +265,9 @@ impl Tx<'_> {
         }
         self.rows.jobs.get(&id).map(|job| job.state).ok_or_else(not_found)
     }
+}
+
+/// Prefixes end with `/`, so that one covers another only at a boundary of names.
+fn overlap(one: &str, other: &str) -> bool {
+    one.starts_with(other) || other.starts_with(one)
 }

@@ -54,6 +54,7 @@ impl Tx<'_> {
             key: TaskKey::new(tenant, &task.task_id),
             pipeline,
             made: task,
+            chose_prefix: false,
             state,
             due: state == TaskState::Queued && not_before <= now,
             not_before,

@@ -79,6 +79,8 @@ pub(super) struct Task {
     pub pipeline: String,
     /// As it was made.
     pub made: NewTask,
+    /// Whoever fed it chose its output prefix.
+    pub chose_prefix: bool,
     pub state: TaskState,
     /// QUEUED and no longer waiting for `not_before`.
     pub due: bool,
@@ -128,6 +130,11 @@ impl Task {
             Delivery::Table => None,
             Delivery::Queue(queue) | Delivery::Foreign(queue) => Some(queue),
         }
+    }
+
+    /// Whether it is dead, and what it has staged waits for a redrive.
+    pub fn keeps_outputs(&self) -> bool {
+        self.state == TaskState::Dead && self.manifest.is_some()
     }
 
     /// 0 to 9.

@@ -121,9 +121,13 @@ impl Tx<'_> {
         };
         let now = self.now;
         let state = self.rows.tasks.update(id, |task| {
-            task.state = if task.cancel_at.is_some() { TaskState::Cancelled } else { state };
-            task.attempts += attempts;
-            task.handbacks += handbacks;
+            if task.cancel_at.is_some() {
+                task.state = TaskState::Cancelled;
+            } else {
+                task.state = state;
+                task.attempts += attempts;
+                task.handbacks += handbacks;
+            }
             task.due = wait.is_zero();
             task.not_before = now + millis(wait);
             task.error = error.clone().or(task.error.take());

@@ -5,6 +5,7 @@ use super::rows::{Feeding, Job, Letter, between, millis};
 use super::views::page;
 use crate::task::Millis;
 use crate::task::id::TaskKey;
+use crate::task::lease::attempt_folder;
 use crate::task::state::{JobState, TaskState};
 use crate::task_store::{DeadLetter, DeadLetterFilter, IdleQueue, Leftover, Outgoing, Pruned, StoreError, SweepRequest, Swept, Unfinished};
 use std::time::Duration;
@@ -157,8 +158,10 @@ impl Tx<'_> {
         let before = self.now - millis(older_than);
         let keeps = |job: &Job| self.rows.letters.values().any(|letter| letter.is_of(job));
         let old = |job: &&Job| job.state.is_ended() && job.ended_at.is_some_and(|at| at < before) && !keeps(job);
-        let jobs: Vec<i64> = self.rows.jobs.values().filter(old).map(|job| job.id).take(limit as usize).collect();
-        let mut pruned = Pruned { jobs: jobs.len() as u64, tasks: 0 };
+        let is_unswept = |job: &i64| self.rows.tasks.of_job(*job).any(|task| task.leftover.is_some());
+        let (unswept, jobs): (Vec<i64>, Vec<i64>) = self.rows.jobs.values().filter(old).map(|job| job.id).partition(is_unswept);
+        let jobs: Vec<i64> = jobs.into_iter().take(limit as usize).collect();
+        let mut pruned = Pruned { jobs: jobs.len() as u64, tasks: 0, unswept: unswept.len() as u64 };
         for job in jobs {
             let tasks: Vec<i64> = self.rows.tasks.of_job(job).map(|task| task.id).collect();
             pruned.tasks += tasks.len() as u64;
@@ -196,7 +199,8 @@ impl Tx<'_> {
             self.rows.tasks.update(id, |task| {
                 // Listed again a lease later unless somebody says that they are gone.
                 task.leftover = Some(now - lease);
-                Leftover { key: task.key.clone(), output_prefix: task.made.output_prefix.clone() }
+                let folders = task.claims.iter().map(|claim| attempt_folder(claim.epoch, &claim.owner)).collect();
+                Leftover { key: task.key.clone(), output_prefix: task.made.output_prefix.clone(), folders }
             })
         });
         let leftovers = leftovers.collect();

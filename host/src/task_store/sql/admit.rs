@@ -184,7 +184,7 @@ impl<'a> Decided<'a> {
 /// Why a message cannot be a task. Nothing of what stands in its way is told.
 fn why_not(entry: Submitted) -> TaskError {
     match entry {
-        Submitted::Occupied => TaskError::new("occupied", "its outputs would mix with those of a job that still runs"),
+        Submitted::Occupied => TaskError::new("occupied", "its outputs would mix with those of a job or task that has not ended"),
         Submitted::Sealed => TaskError::new("sealed", "its job takes no further tasks"),
         Submitted::Conflict | Submitted::Created | Submitted::Repeated => {
             TaskError::new("conflict", "a task or job with this id and another content exists")

@@ -3,7 +3,7 @@
 //!
 //! Whoever changes which tasks of a job are live, or what it may grow, holds the job's row from the beginning: so groups are counted,
 //! a `then` is woken, children are inserted and the job is closed by one transaction at a time, each of which sees what the one
-//! before has committed. Locks are taken in one order, submissions before jobs before tasks, and these by number, so that no two wait
+//! before has committed. Locks are taken in one order, submissions before jobs before tasks, and each by number, so that no two wait
 //! for each other.
 //! Claims hold no job: they skip what is locked.
 
@@ -12,9 +12,12 @@ use super::dialect::sql;
 use super::fault::Fault;
 use super::lapse::Lapsed;
 use super::request::Request;
+use super::submit::covering;
 use super::transaction::Tx;
 use crate::task::id::TaskKey;
 use crate::task_store::{Feed, NewJob};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the requests of a batch name.
 #[derive(Default)]
@@ -25,7 +28,8 @@ struct Named<'a> {
     jobs: Vec<(&'a str, &'a str)>,
     /// Tasks of which only the lease may change.
     leased: Vec<(&'a str, &'a str)>,
-    submits: bool,
+    /// Prefixes that jobs and tasks are to get.
+    places: BTreeSet<&'a str>,
 }
 
 impl<'a> Named<'a> {
@@ -53,7 +57,7 @@ impl<'a> Named<'a> {
     }
 
     fn submit(&mut self, jobs: &'a [NewJob]) {
-        self.submits = true;
+        self.places.extend(jobs.iter().flat_map(|job| std::iter::once(job.prefix.as_str()).chain(job.chosen_prefix())));
         let fed = jobs.iter().filter(|job| job.feed != Feed::Single);
         self.jobs.extend(fed.map(|job| (job.tenant.as_str(), job.job_id.as_str())));
     }
@@ -64,10 +68,17 @@ pub(super) async fn named(tx: &mut Tx<'_>, batch: &[&Request], lapsed: &[Lapsed]
     if !tx.has_rivals() {
         return Ok(());
     }
-    let Named { mut ending, jobs, mut leased, submits } = Named::of(batch);
+    let Named { mut ending, jobs, mut leased, places } = Named::of(batch);
+    let submits = !places.is_empty();
     if submits {
-        // From here to the end of the transaction nobody else submits: what is looked up about ids and prefixes stays true.
-        tx.execute(sql!("SELECT pg_advisory_xact_lock($1)"), args![SUBMISSIONS]).await?;
+        let locks = submissions(&places);
+        // The table is read to its end for the count, and in order: by number, whoever takes them.
+        let take = sql!(
+            "SELECT count(*) FROM (SELECT CASE WHEN w.alone = 1 THEN pg_advisory_xact_lock(w.key)::text \
+                                               ELSE pg_advisory_xact_lock_shared(w.key)::text END AS held \
+                                   FROM (SELECT * FROM {rows $1 key:int alone:int} r ORDER BY key) w) locks WHERE held IS NOT NULL"
+        );
+        tx.execute(take, args![array(&locks)?]).await?;
     }
     if !ending.is_empty() || !jobs.is_empty() || !lapsed.is_empty() {
         let of_lapsed: Vec<i64> = lapsed.iter().map(|l| l.job).collect();
@@ -133,3 +144,32 @@ pub(super) async fn job_and_tasks(tx: &mut Tx<'_>, job: i64) -> Result<(), Fault
 
 /// Names the lock of submissions among the advisory locks of a database: any number that nobody else is likely to use.
 const SUBMISSIONS: i64 = 0x7761_736d_776b_7273;
+
+/// Prefixes up to which a transaction locks each by itself: a server has room for some 6,400 locks of all its sessions.
+const PLACES: usize = 64;
+
+/// The locks of a transaction that submits, by number, each with 1 where it is to be alone with it: from there to its end, what it looks
+/// up about prefixes stays true.
+///
+/// Each prefix is taken alone, and every prefix above it, up to the one of all, together with others. Of two prefixes of which one is or
+/// covers the other, the upper one is among the locks of both, and one of them takes it alone: they take turns. All others pass each
+/// other. One number for two prefixes makes some wait who need not. About ids nothing is locked: who comes second meets the first's row
+/// in an index that knows each once, and tries again.
+pub(super) fn submissions(places: &BTreeSet<&str>) -> Vec<(i64, u8)> {
+    if places.len() > PLACES {
+        return vec![(SUBMISSIONS, 1)];
+    }
+    let mut locks = BTreeMap::from([(SUBMISSIONS, 0)]);
+    for place in places {
+        for above in covering(place) {
+            locks.entry(number_of(above)).or_insert(0);
+        }
+        locks.insert(number_of(place), 1);
+    }
+    locks.into_iter().collect()
+}
+
+fn number_of(prefix: &str) -> i64 {
+    let digest = Sha256::digest(prefix.as_bytes());
+    digest.first_chunk().copied().map_or(SUBMISSIONS, i64::from_be_bytes)
+}

@@ -86,6 +86,7 @@ macro_rules! ask {
 #[async_trait]
 impl<Kind: Send + Sync> TaskStore for SqlTaskStore<Kind> {
     async fn submit(&self, jobs: Vec<NewJob>) -> Result<Vec<Submitted>, StoreError> {
+        jobs.iter().try_for_each(NewJob::begins_here)?;
         ask!(self, Request::Submit(jobs), Answer::Submitted)
     }
 

@@ -83,13 +83,13 @@ struct Settled {
     state: String,
 }
 
-/// Whatever a task says that was asked to stop: it ends CANCELLED.
+/// Whatever a task says that was asked to stop: it ends CANCELLED, and nothing is counted, as its claim says.
 pub(super) static SETTLE: Statement = Statement::new(
     "
 UPDATE tasks SET
     state = CASE WHEN cancel_at IS NOT NULL THEN 'CANCELLED' ELSE c.state END,
-    attempts = tasks.attempts + c.attempts,
-    handbacks = tasks.handbacks + c.handbacks,
+    attempts = tasks.attempts + CASE WHEN cancel_at IS NULL THEN c.attempts ELSE 0 END,
+    handbacks = tasks.handbacks + CASE WHEN cancel_at IS NULL THEN c.handbacks ELSE 0 END,
     due = CASE WHEN c.wait <= 0 AND queue IS NULL THEN 1 ELSE 0 END,
     sent_at = $2,
     not_before = $2 + c.wait,

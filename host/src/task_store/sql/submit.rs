@@ -25,8 +25,11 @@ struct Holder {
     expected: Option<i64>,
     arrived: i64,
     prefix: String,
-    /// Whether it holds its prefix: while it is PROCESSING, and as long as it keeps the staged outputs of a dead task.
-    holds: bool,
+    is_processing: bool,
+    /// Tasks that have not ended.
+    live: i64,
+    /// Whether it keeps the staged outputs of a dead task; of a live job only where that matters.
+    keeps: bool,
 }
 
 /// A task that is there, or about to be: its job, and the hash of its message.
@@ -56,7 +59,7 @@ struct Newcomer<'a> {
 /// it is not where the message has just come from there.
 pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) -> Result<Vec<Submitted>, Fault> {
     let mut holders = holders(tx, jobs).await?;
-    let mut occupied = occupied(tx, jobs).await?;
+    let mut occupied = occupied(tx, jobs, &holders).await?;
     // A number each for a job, its root group and its root task.
     let mut numbers = tx.numbers(3 * jobs.len()).await?;
     let mut answers = Vec::with_capacity(jobs.len());
@@ -74,19 +77,15 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) ->
         );
         let joins = holders.jobs.contains_key(&key);
         let holder = match holders.jobs.entry(key.clone()) {
-            Entry::Occupied(holder) => {
-                let holder = holder.into_mut();
-                if holder.stopping == 0 {
-                    occupied.0.insert(new.prefix.clone());
-                    holder.holds = true;
-                }
-                holder
-            }
-            Entry::Vacant(place) => {
-                occupied.0.insert(new.prefix.clone());
-                place.insert(new_holder(new, numbers.take()?, numbers.take()?))
-            }
+            Entry::Occupied(holder) => holder.into_mut(),
+            Entry::Vacant(place) => place.insert(new_holder(new, numbers.take()?, numbers.take()?)),
         };
+        if holder.stopping == 0 {
+            holder.is_processing = true;
+            holder.live += 1;
+            occupied.jobs.insert(&new.prefix);
+            new.chosen_prefix().into_iter().for_each(|chosen| occupied.tasks.insert(chosen));
+        }
         holder.grow(&new.feed);
         newcomers.push(Newcomer { new, id: numbers.take()?, job: key, joins });
     }
@@ -99,7 +98,8 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) ->
 fn new_holder(new: &NewJob, id: i64, grp: i64) -> Holder {
     let feed = if new.feed == Feed::Single { "single" } else { "open" };
     let (pipeline, root_task, prefix) = (new.pipeline.clone(), new.root.task_id.clone(), new.prefix.clone());
-    Holder { id, grp, pipeline, root_task, feed: feed.into(), stopping: 0, expected: None, arrived: 0, prefix, holds: true }
+    let (feed, stopping, expected, arrived) = (feed.into(), 0, None, 0);
+    Holder { id, grp, pipeline, root_task, feed, stopping, expected, arrived, prefix, is_processing: true, live: 0, keeps: false }
 }
 
 impl Holder {
@@ -111,13 +111,18 @@ impl Holder {
         let complete = self.expected.is_some_and(|n| self.arrived >= n);
         self.feed = if complete { "sealed" } else { "open" }.into();
     }
+
+    /// Whether it holds its prefix.
+    fn holds(&self) -> bool {
+        self.is_processing || self.keeps
+    }
 }
 
 fn judge(new: &NewJob, holders: &Holders, occupied: &Occupied) -> Submitted {
     let job = holders.jobs.get(&(new.tenant.clone(), new.job_id.clone()));
     let task = holders.tasks.get(&(new.tenant.clone(), new.root.task_id.clone()));
     match (job, task) {
-        (None, None) if occupied.overlaps(&new.prefix) => Submitted::Occupied,
+        (None, None) if occupied.holds(&new.prefix) || occupied.mixes(new, None) => Submitted::Occupied,
         (None, None) => Submitted::Created,
         (Some(job), _) if job.pipeline != new.pipeline => Submitted::Conflict,
         (Some(job), Some(task)) => {
@@ -129,8 +134,11 @@ fn judge(new: &NewJob, holders: &Holders, occupied: &Occupied) -> Submitted {
         (Some(_), None) if new.feed == Feed::Single => Submitted::Conflict,
         (Some(job), None) if matches!(job.feed.as_str(), "single" | "sealed") => Submitted::Sealed,
         (Some(job), None) if job.prefix != new.prefix => Submitted::Conflict,
-        // It had ended, and another took its prefix meanwhile. What is cancelled on arrival writes nothing there.
-        (Some(job), None) if !job.holds && job.stopping == 0 && occupied.overlaps(&job.prefix) => Submitted::Occupied,
+        // What is cancelled on arrival writes nothing.
+        (Some(job), None) if job.stopping == 1 => Submitted::Created,
+        // It had ended, and another took its prefix meanwhile.
+        (Some(job), None) if !job.holds() && occupied.holds(&job.prefix) => Submitted::Occupied,
+        (Some(job), None) if occupied.mixes(new, Some(job)) => Submitted::Occupied,
         (Some(_), None) => Submitted::Created,
         (None, Some(_)) => Submitted::Conflict,
     }
@@ -148,29 +156,85 @@ ON j.state IN ('PROCESSING', 'FAILED') AND j.prefix = w.value
 WHERE j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL)",
 );
 
-/// Prefixes that are taken, as far as newcomers may meet them.
-struct Occupied(BTreeSet<String>);
+/// The same of tasks that chose their prefixes.
+pub(super) static CHOSEN: Statement = Statement::new(
+    "
+SELECT p.prefix FROM {rows $1 first:text past:text} w {join} prefixes p {index prefixes_prefix} ON p.prefix >= w.first AND p.prefix < w.past
+{join} tasks t ON t.id = p.task
+WHERE t.state NOT IN ('DONE', 'CANCELLED') AND (t.state <> 'DEAD' OR t.manifest IS NOT NULL)
+UNION SELECT p.prefix FROM {texts $2} w {join} prefixes p {index prefixes_prefix} ON p.prefix = w.value
+{join} tasks t ON t.id = p.task
+WHERE t.state NOT IN ('DONE', 'CANCELLED') AND (t.state <> 'DEAD' OR t.manifest IS NOT NULL)",
+);
+
+/// Prefixes that are taken, as far as newcomers may meet them: by jobs, and by tasks that chose theirs.
+struct Occupied {
+    jobs: Prefixes,
+    tasks: Prefixes,
+}
+
+/// Prefixes, of which some are, cover or lie below another.
+#[derive(Default)]
+struct Prefixes(BTreeSet<String>);
+
+impl Prefixes {
+    fn insert(&mut self, prefix: &str) {
+        self.0.insert(prefix.to_owned());
+    }
+
+    /// Whether one other than `but` overlaps with a prefix.
+    fn overlaps(&self, prefix: &str, but: Option<&str>) -> bool {
+        let mut below = self.0.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).take_while(|other| other.starts_with(prefix));
+        below.any(|other| Some(other.as_str()) != but) || covering(prefix).any(|above| Some(above) != but && self.0.contains(above))
+    }
+}
 
 impl Occupied {
-    fn overlaps(&self, prefix: &str) -> bool {
-        let below = self.0.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).next();
-        below.is_some_and(|other| other.starts_with(prefix)) || covering(prefix).any(|above| self.0.contains(above))
+    fn holds(&self, prefix: &str) -> bool {
+        self.jobs.overlaps(prefix, None) || self.tasks.overlaps(prefix, None)
+    }
+
+    /// Whether the outputs of a root task would mix with those of others: of one that chose a prefix, or, where it chose its own, of other
+    /// jobs and of whatever lies below it in its job.
+    fn mixes(&self, new: &NewJob, job: Option<&Holder>) -> bool {
+        if new.feed == Feed::Single {
+            return false;
+        }
+        let chosen_amiss = |own: &str| {
+            let covers = |job: &Holder| job.prefix.starts_with(own) && (job.live > 0 || job.keeps);
+            self.jobs.overlaps(own, job.map(|job| job.prefix.as_str())) || job.is_some_and(covers)
+        };
+        self.tasks.overlaps(&new.root.output_prefix, None) || new.chosen_prefix().is_some_and(chosen_amiss)
     }
 }
 
 /// Every shorter prefix that covers this one: those that end with one of its slashes.
-fn covering(prefix: &str) -> impl Iterator<Item = &str> {
+pub(super) fn covering(prefix: &str) -> impl Iterator<Item = &str> {
     let last = prefix.len().saturating_sub(1);
     prefix.match_indices('/').filter_map(move |(at, _)| if at < last { prefix.get(..=at) } else { None })
 }
 
-async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Occupied, Fault> {
+async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob], holders: &Holders) -> Result<Occupied, Fault> {
+    // What a live job holds needs no second look; nor can what the host derives lie anywhere but below that.
+    let is_free = |new: &&&NewJob| holders.jobs.get(&(new.tenant.clone(), new.job_id.clone())).is_none_or(|job| !job.holds());
+    let of_jobs: BTreeSet<&str> = jobs.iter().filter(is_free).map(|new| new.prefix.as_str()).collect();
+    let chosen = jobs.iter().filter_map(|new| new.chosen_prefix());
+    let fed = jobs.iter().filter(|new| new.feed != Feed::Single).map(|new| new.root.output_prefix.as_str());
+    let beside_jobs = of_jobs.iter().copied().chain(chosen).collect();
+    let beside_tasks = of_jobs.iter().copied().chain(fed).collect();
+    Ok(Occupied { jobs: taken(tx, &OCCUPIED, &beside_jobs).await?, tasks: taken(tx, &CHOSEN, &beside_tasks).await? })
+}
+
+async fn taken(tx: &mut Tx<'_>, statement: &'static Statement, beside: &BTreeSet<&str>) -> Result<Prefixes, Fault> {
+    if beside.is_empty() {
+        return Ok(Prefixes::default());
+    }
     // Prefixes end with '/', and '0' is the next character.
-    let ranges: Vec<(&str, String)> = jobs.iter().map(|j| (j.prefix.as_str(), format!("{}0", j.prefix.trim_end_matches('/')))).collect();
-    let above: BTreeSet<&str> = jobs.iter().flat_map(|j| covering(&j.prefix)).collect();
+    let ranges: Vec<(&str, String)> = beside.iter().map(|prefix| (*prefix, format!("{}0", prefix.trim_end_matches('/')))).collect();
+    let above: BTreeSet<&str> = beside.iter().flat_map(|prefix| covering(prefix)).collect();
     let above: Vec<&str> = above.into_iter().collect();
-    let rows: Vec<(String,)> = tx.rows(&OCCUPIED, args![array(&ranges)?, array(&above)?]).await?;
-    Ok(Occupied(rows.into_iter().map(|(prefix,)| prefix).collect()))
+    let rows: Vec<(String,)> = tx.rows(statement, args![array(&ranges)?, array(&above)?]).await?;
+    Ok(Prefixes(rows.into_iter().map(|(prefix,)| prefix).collect()))
 }
 
 #[derive(sqlx::FromRow)]
@@ -186,12 +250,15 @@ async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {
     let ids = array(&ids)?;
     let by_job = sql!(
         "SELECT DISTINCT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, j.prefix, \
-                (j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' \
-                                                   AND t.manifest IS NOT NULL)) AS holds, \
+                j.state = 'PROCESSING' AS is_processing, j.live, \
+                (($2 = 1 OR j.state <> 'PROCESSING') AND EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' \
+                                                                 AND t.manifest IS NOT NULL)) AS keeps, \
                 (SELECT t.grp FROM tasks t WHERE t.tenant = j.tenant AND t.task_id = j.root_task) AS grp \
          FROM {rows $1 tenant:text job_id:text task_id:text} w {join} jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id"
     );
-    let by_job: Vec<HolderRow> = tx.rows(by_job, args![&ids]).await?;
+    // Of a live job that is asked only where somebody would write to all of it: there may be many that are dead.
+    let covers = jobs.iter().any(|new| new.chosen_prefix().is_some_and(|own| new.prefix.starts_with(own)));
+    let by_job: Vec<HolderRow> = tx.rows(by_job, args![&ids, i64::from(covers)]).await?;
     let by_task = sql!(
         "SELECT t.tenant, t.task_id, j.job_id, t.payload_hash FROM {rows $1 tenant:text job_id:text task_id:text} w \
          {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} jobs j ON j.id = t.job"
@@ -206,7 +273,7 @@ async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {
 async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, announce: bool) -> Result<(), Fault> {
     let mut touched: BTreeMap<i64, &Holder> = BTreeMap::new();
     let (mut jobs, mut groups, mut first, mut further) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut changes = Changes::default();
+    let (mut changes, mut chosen) = (Changes::default(), Vec::new());
     for newcomer in newcomers {
         let Some(holder) = holders.jobs.get(&newcomer.job) else { continue };
         let new = newcomer.new;
@@ -219,6 +286,7 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
         let state = if holder.stopping == 1 { TaskState::Cancelled } else { TaskState::Queued };
         if holder.stopping == 0 {
             changes.live(holder.id, holder.grp, 1);
+            chosen.extend(new.chosen_prefix().map(|prefix| (newcomer.id, prefix)));
         }
         let row = NewRow {
             id: newcomer.id,
@@ -246,7 +314,24 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
             outbox::announce(tx, &rows).await?;
         }
     }
+    keep_chosen(tx, &chosen).await?;
     finish(tx, changes).await
+}
+
+/// Notes the prefixes of tasks that chose them. One that had the same before and has ended for good needs it no more: so this does not
+/// grow where one follows another in the same place.
+async fn keep_chosen(tx: &mut Tx<'_>, chosen: &[(i64, &str)]) -> Result<(), Fault> {
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let chosen = array(chosen)?;
+    let forget = sql!(
+        "DELETE FROM prefixes WHERE task IN (SELECT p.task FROM {rows $1 task:int prefix:text} w {join} prefixes p ON p.prefix = w.prefix \
+         {join} tasks t ON t.id = p.task WHERE t.state IN ('DONE', 'CANCELLED'))"
+    );
+    tx.execute(forget, args![&chosen]).await?;
+    let keep = sql!("INSERT INTO prefixes (task, prefix) SELECT task, prefix FROM {rows $1 task:int prefix:text} c");
+    tx.execute(keep, args![chosen]).await
 }
 
 /// Number, tenant, id, pipeline, prefix, first root task, queue.

@@ -9,7 +9,9 @@ use super::outbox;
 use super::run_end::millis;
 use super::transaction::Tx;
 use crate::task::id::TaskKey;
+use crate::task::lease::attempt_folder;
 use crate::task_store::{Leftover, SweepRequest, Swept, Unfinished};
+use std::collections::HashMap;
 
 /// Whether a sweep would find anything, without a write lock: $1 length of a lease, $2 how long fed jobs may be idle, ms.
 pub(super) static ANYTHING: Statement = Statement::new(
@@ -36,8 +38,12 @@ pub(super) static LEFTOVERS: Statement = Statement::new(
 WITH c AS MATERIALIZED (SELECT id FROM tasks {index tasks_leftover} WHERE leftover IS NOT NULL AND leftover <= $1 - 2 * $2
                         ORDER BY leftover LIMIT $3 {skip locked tasks})
 UPDATE tasks SET leftover = $1 - $2 WHERE id IN (SELECT id FROM c)
-RETURNING tenant, task_id, output_prefix",
+RETURNING id, tenant, task_id, output_prefix",
 );
+
+/// The claims of tasks, $1.
+pub(super) static CLAIMS: Statement =
+    Statement::new("SELECT c.task, c.epoch, c.owner FROM {ints $1} w {join} claims c ON c.task = w.value");
 
 /// Whether a sweep would find anything; false spares a transaction.
 pub(super) async fn anything(db: &mut Db<'_>, request: &SweepRequest) -> Result<bool, Fault> {
@@ -52,16 +58,33 @@ pub(super) async fn sweep(tx: &mut Tx<'_>, request: &SweepRequest, lapsed: &[Lap
     let closed = feed::close_idle(tx, millis(request.fed_idle), &idle, request.limit).await?;
     let (lease, limit) = (millis(request.lease), request.limit);
     let unfinished: Vec<(String, String, String, String)> = tx.rows(&UNFINISHED, args![tx.now, lease, limit]).await?;
-    let leftovers: Vec<(String, String, String)> = tx.rows(&LEFTOVERS, args![tx.now, lease, limit]).await?;
+    let leftovers = leftovers(tx, lease, limit).await?;
     let unfinished = unfinished
         .into_iter()
         .map(|(tenant, id, output_prefix, manifest)| {
             Ok(Unfinished { key: TaskKey::new(tenant, id), output_prefix, manifest: serde_json::from_str(&manifest)? })
         })
         .collect::<Result<_, serde_json::Error>>()?;
-    let leftovers =
-        leftovers.into_iter().map(|(tenant, id, output_prefix)| Leftover { key: TaskKey::new(tenant, id), output_prefix }).collect();
     Ok(Swept { unfinished, leftovers, buried, resent, closed })
+}
+
+async fn leftovers(tx: &mut Tx<'_>, lease: i64, limit: u32) -> Result<Vec<Leftover>, Fault> {
+    let rows: Vec<(i64, String, String, String)> = tx.rows(&LEFTOVERS, args![tx.now, lease, limit]).await?;
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<i64> = rows.iter().map(|(id, ..)| *id).collect();
+    let mut folders: HashMap<i64, Vec<String>> = HashMap::new();
+    let mut claims: Vec<(i64, i64, String)> = tx.rows(&CLAIMS, args![array(&ids)?]).await?;
+    claims.sort();
+    for (task, epoch, owner) in claims {
+        folders.entry(task).or_default().push(attempt_folder(epoch.unsigned_abs(), &owner));
+    }
+    let leftover = |(id, tenant, task_id, output_prefix): (i64, String, String, String)| {
+        let folders = folders.remove(&id).unwrap_or_default();
+        Leftover { key: TaskKey::new(tenant, task_id), output_prefix, folders }
+    };
+    Ok(rows.into_iter().map(leftover).collect())
 }
 
 /// The attempts of these tasks are gone.

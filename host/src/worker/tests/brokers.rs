@@ -127,6 +127,7 @@ async fn what_is_no_task_is_kept_as_a_dead_letter_and_acknowledged() {
     };
     let outside = Uri::of_folder(&place.folder.path().join("bucket/t-other")).unwrap();
     let foreign_job = Uri::of_folder(&place.folder.path().join("bucket/t/jobs/another")).unwrap();
+    let own_job = |below: &str| Uri::of_folder(&place.folder.path().join("bucket/t/jobs/j").join(below)).unwrap();
     let bad = [
         "{".to_owned(),
         with("step", json!("unknown")),
@@ -135,6 +136,10 @@ async fn what_is_no_task_is_kept_as_a_dead_letter_and_acknowledged() {
         with("input_uri", json!("file:///etc/passwd")),
         with("output_prefix", json!(outside.as_str())),
         with("output_prefix", json!(foreign_job.as_str())),
+        // Where the host puts what it names itself.
+        with("output_prefix", json!(own_job("s").as_str())),
+        with("output_prefix", json!(own_job("s/x").as_str())),
+        with("output_prefix", json!(own_job("_attempts").as_str())),
         with("not_before", json!(i64::MAX)),
     ];
     for body in &bad {
@@ -142,7 +147,7 @@ async fn what_is_no_task_is_kept_as_a_dead_letter_and_acknowledged() {
         // A repeat adds no second letter.
         tray.put(body.as_str()).await;
     }
-    tray.put(message("good", json!({}))).await;
+    tray.put(json!({"job_id": "j", "task_id": "good", "params": {}, "output_prefix": own_job("sx").as_str()}).to_string()).await;
     let served = place.serve(&tray, |_| {});
     answered(&tray).await;
     served.stop().await;

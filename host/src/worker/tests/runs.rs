@@ -13,7 +13,7 @@ async fn children_run_and_files_are_as_the_manifest_says() {
     let entries = task.manifest.unwrap().entries;
     assert_eq!(entries.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["big.bin", "result.json", "metrics.json"]);
     assert_eq!(crate::task::id::sha256(&bytes), entries[0].sha256);
-    assert_eq!(std::fs::read_dir(place.folder.path().join("parent/_attempts")).unwrap().count(), 0);
+    assert!(!place.folder.path().join("parent/_attempts").exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

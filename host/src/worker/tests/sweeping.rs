@@ -1,6 +1,7 @@
 //! What a crash between commit and end leaves, and what a dead task keeps.
 
 use super::*;
+use crate::task::lease::Lease;
 
 /// What a crash between commit and end leaves is finished by a sweep, and the guest does not run again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,6 +30,36 @@ async fn a_sweep_finishes_what_was_committed() {
     assert_eq!(place.ended("j").await, (TaskState::Done, vec!["committed".to_owned()]));
     assert_eq!(std::fs::read(place.folder.path().join("j/result.json")).unwrap(), b"{}");
     assert_eq!(place.script.runs.load(Ordering::Relaxed), 0);
+}
+
+/// A prefix is free for others once its job has ended, and its attempts are swept two leases later: those of the others stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_leaves_the_attempts_of_whoever_has_the_prefix_now() {
+    let place = Place::new().await;
+    let claim = async |id: &str| {
+        let newcomer = place.job(id, serde_json::json!({"write": true}), None, "shared");
+        assert_eq!(place.store.submit(vec![newcomer]).await.unwrap(), [Submitted::Created]);
+        let steps = vec![("s".into(), 1)];
+        let request = ClaimRequest { pipeline: "p".into(), job: None, steps, limit: 1, lease: LEASE, worker: "w".into() };
+        place.store.claim_next(request).await.unwrap().remove(0).lease
+    };
+    let staged = |lease: &Lease| place.folder.path().join("shared").join(lease.attempt_folder()).join("000001");
+    let stage = |lease: &Lease| {
+        let file = staged(lease);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "piece").unwrap();
+    };
+    // Its worker dies with a piece on the disk; another one ends it.
+    let lost = claim("old").await;
+    stage(&lost);
+    sleep(LEASE + Duration::from_millis(50)).await;
+    assert_eq!(place.run_down().await.ended["DONE"], 1);
+    let live = claim("new").await;
+    stage(&live);
+    sleep(LEASE * 2 + Duration::from_millis(100)).await;
+    sweep::sweep(&place.worker(LEASE), Vec::new()).await;
+    assert!(!staged(&lost).parent().unwrap().exists());
+    assert!(staged(&live).exists());
 }
 
 /// What a dead task has staged waits for its redrive: nobody else may move in where it belongs.

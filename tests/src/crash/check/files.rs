@@ -62,7 +62,8 @@ fn outputs(found: &mut Found, task: &Task, folder: &Path, named: &mut BTreeSet<P
     }
 }
 
-/// Every file below a folder, except what dead tasks keep; a folder of attempts counts as one even when it is empty.
+/// Every file below a folder, except what dead tasks keep; a folder of attempts counts as one, and the one around them, even when it is
+/// empty.
 fn walk(folder: &Path, kept: &[PathBuf], all: &mut BTreeSet<PathBuf>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries {
@@ -71,7 +72,7 @@ fn walk(folder: &Path, kept: &[PathBuf], all: &mut BTreeSet<PathBuf>) {
             continue;
         }
         if path.is_dir() {
-            if path.parent().is_some_and(|p| p.ends_with("_attempts")) {
+            if path.ends_with("_attempts") || path.parent().is_some_and(|p| p.ends_with("_attempts")) {
                 all.insert(path.clone());
             }
             walk(&path, kept, all);

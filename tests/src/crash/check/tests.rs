@@ -25,6 +25,12 @@ const BREAKS: &[Break] = &[
     ("and the task is at 2", |rows| task(rows, "write", "DONE").epoch += 1),
     ("1 crashes on record, 0 by its claims", |rows| task(rows, "write", "DONE").crashes += 1),
     ("the guest says Done", |rows| task(rows, "retry", "DONE").attempts -= 1),
+    ("1 attempts on record, 0 by its claims", |rows| {
+        let task = task(rows, "fatal", "DEAD");
+        task.state = "CANCELLED".to_owned();
+        let id = task.id;
+        rows.claims.iter_mut().find(|claim| claim.task == id).unwrap().ended = Some("cancelled".to_owned());
+    }),
     ("the guest says Dead", |rows| task(rows, "fatal", "DEAD").state = "DONE".to_owned()),
     ("the guest says Done", |rows| task(rows, "write", "DONE").state = "QUEUED".to_owned()),
     ("a claim that never ended", |rows| rows.claims[0].ended = None),
@@ -77,7 +83,9 @@ fn what_is_made_wrong_is_seen() {
     fs::write(&file, &bytes).unwrap();
     fs::create_dir_all(folder.join("_attempts/9-x")).unwrap();
     assert!(seen(&rows).iter().any(|violation| violation.contains("_attempts/9-x")));
-    fs::remove_dir_all(folder.join("_attempts")).unwrap();
+    fs::remove_dir(folder.join("_attempts/9-x")).unwrap();
+    assert!(seen(&rows).iter().any(|violation| violation.contains("_attempts")));
+    fs::remove_dir(folder.join("_attempts")).unwrap();
     fs::write(folder.join(".half.tmp"), "").unwrap();
     assert!(seen(&rows).iter().any(|violation| violation.contains(".half.tmp")));
 }

@@ -8,8 +8,11 @@ use crate::task::outputs::{Figures, Manifest};
 use crate::task::state::JobState;
 use crate::task_store::conformance::{self, suite};
 use crate::task_store::sql::dialect::{Dialect, Statement};
-use crate::task_store::{Applied, Beat, ClaimRequest, Commit, DeadLetterFilter, Heartbeat, Settlement, StoreError, TaskStore};
+use crate::task_store::{
+    Applied, Beat, ClaimRequest, Commit, DeadLetterFilter, Heartbeat, NewJob, Settlement, StoreError, Submitted, TaskStore,
+};
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 #[allow(dead_code, reason = "the end-to-end tests use it too, and each uses another part")]
@@ -201,7 +204,7 @@ async fn no_statement_of_the_hot_path_scans() {
     let Some((_store, dsn)) = fresh().await else { return };
     let mut raw = PgConnection::connect(&dsn).await.unwrap();
     raw.execute("SET enable_seqscan = off").await.unwrap();
-    let statements: [(&Statement, &str); 17] = [
+    let statements: [(&Statement, &str); 19] = [
         (&super::super::transaction::CLOCK, ""),
         (&super::super::claim::ANYTHING, "'p', '[\"a\"]'"),
         (&super::super::claim::PROMOTE, "1, 1"),
@@ -217,8 +220,10 @@ async fn no_statement_of_the_hot_path_scans() {
         (&super::super::sweep::ANYTHING, "1, 1"),
         (&super::super::sweep::UNFINISHED, "1, 1, 1"),
         (&super::super::sweep::LEFTOVERS, "1, 1, 1"),
+        (&super::super::sweep::CLAIMS, "'[]'"),
         (&super::super::views::INPUTS, "'t', 'i', 1, 0"),
         (&super::super::submit::OCCUPIED, "'[]', '[]'"),
+        (&super::super::submit::CHOSEN, "'[]', '[]'"),
     ];
     for (number, (statement, values)) in statements.into_iter().enumerate() {
         let types = values.split(", ").map(|v| if v.starts_with('\'') { "text" } else { "bigint" }).collect::<Vec<_>>().join(", ");
@@ -279,4 +284,46 @@ async fn counts_agree_after_a_race_of_everything() {
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     let deadlocks: i64 = sqlx::query_scalar(deadlocks).fetch_one(&mut raw).await.unwrap();
     assert_eq!(deadlocks, 0, "locks are taken in one order");
+}
+
+/// What is submitted in one place waits for nobody elsewhere, only for who is at the same place, above it or below.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn submissions_wait_for_those_at_the_same_place_only() {
+    let Some((store, dsn)) = fresh().await else { return };
+    let at = |id: &str, prefix: &str| NewJob { prefix: prefix.into(), ..conformance::job(id) };
+    let mut other = PgConnection::connect(&dsn).await.unwrap();
+    let mut held = other.begin().await.unwrap();
+    for (number, alone) in super::super::lock::submissions(&BTreeSet::from(["file:///out/x/"])) {
+        let shared = if alone == 1 { "" } else { "_shared" };
+        held.execute(sqlx::AssertSqlSafe(format!("SELECT pg_advisory_xact_lock{shared}({number})"))).await.unwrap();
+    }
+    let beside = store.submit(vec![at("beside", "file:///out/xx/"), at("elsewhere", "s3://out/x/")]);
+    let beside = tokio::time::timeout(Duration::from_secs(5), beside).await.expect("it waits for nobody");
+    assert_eq!(beside.unwrap(), [Submitted::Created, Submitted::Created]);
+    for (id, prefix) in [("same", "file:///out/x/"), ("below", "file:///out/x/y/z/"), ("above", "file:///out/")] {
+        // Each on a store of its own: the one that waits holds up what comes after it.
+        let waiting = PostgresTaskStore::open(&dsn).await.unwrap();
+        let submitted = waiting.submit(vec![at(id, prefix)]);
+        assert!(tokio::time::timeout(Duration::from_millis(150), submitted).await.is_err(), "{id} did not wait");
+    }
+    held.commit().await.unwrap();
+}
+
+/// Of all that overlap, submitted at once from everywhere, one is accepted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_prefixes_that_overlap_one_wins_whoever_submits() {
+    let Some((first, dsn)) = fresh().await else { return };
+    let (second, third) = (PostgresTaskStore::open(&dsn).await.unwrap(), PostgresTaskStore::open(&dsn).await.unwrap());
+    let at = |id: String, prefix: String| NewJob { prefix, ..conformance::job(&id) };
+    for round in 0..60 {
+        let top = format!("file:///out/{round}/");
+        let of = |store: u32, below: &str| at(format!("{round}-{store}"), format!("{top}{below}"));
+        // So many others that one of them takes all prefixes for itself.
+        let crowd = if round % 3 == 0 { 100 } else { 1 };
+        let crowd = (0..crowd).map(|n| at(format!("crowd-{round}-{n}"), format!("file:///crowd/{round}/{n}/")));
+        let crowded: Vec<NewJob> = std::iter::once(of(2, "a/b/")).chain(crowd).collect();
+        let (one, two, three) = tokio::join!(first.submit(vec![of(1, "a/")]), second.submit(crowded), third.submit(vec![of(3, "")]));
+        let answers = [one.unwrap()[0], two.unwrap()[0], three.unwrap()[0]];
+        assert_eq!(answers.iter().filter(|answer| **answer == Submitted::Created).count(), 1, "{answers:?}");
+    }
 }

@@ -146,8 +146,10 @@ async fn no_statement_of_the_hot_path_scans() {
         &super::super::sweep::ANYTHING,
         &super::super::sweep::UNFINISHED,
         &super::super::sweep::LEFTOVERS,
+        &super::super::sweep::CLAIMS,
         &super::super::views::INPUTS,
         &super::super::submit::OCCUPIED,
+        &super::super::submit::CHOSEN,
     ];
     for statement in statements {
         let sql = statement.text(Dialect::Sqlite);
