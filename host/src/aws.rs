@@ -66,6 +66,12 @@ pub async fn load(region: Option<&str>) -> SdkConfig {
     loader.load().await
 }
 
+/// The endpoint that variables or the profile name for a service such as `S3`, if any. Clients find it by themselves; this tells them
+/// what it is.
+pub fn endpoint(service: &str, shared: &SdkConfig) -> Option<String> {
+    std::env::var(format!("AWS_ENDPOINT_URL_{service}")).ok().or_else(|| shared.endpoint_url().map(str::to_owned))
+}
+
 /// Time-outs for calls of which one attempt takes at most `attempt`, and all together `operation`.
 pub fn timeouts(attempt: Duration, operation: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(attempt).operation_timeout(operation).build()

@@ -324,6 +324,7 @@ impl ObjectWriter for FileWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object_store::conformance::suite;
 
     fn store() -> (tempfile::TempDir, Uri, FileObjectStore) {
         let folder = tempfile::tempdir().unwrap();
@@ -331,58 +332,21 @@ mod tests {
         (folder, prefix, FileObjectStore::new())
     }
 
-    #[tokio::test]
-    async fn writes_reads_lists_and_deletes() {
-        let (_folder, prefix, store) = store();
-        let uri = prefix.join("a/b/c.bin").unwrap();
-        assert_eq!(store.head(&uri).await.unwrap(), None);
-        store.put(&uri, b"hello").await.unwrap();
-        store.put(&uri, b"hello again").await.unwrap();
-        assert_eq!(store.get(&uri, 100).await.unwrap(), b"hello again");
-        assert!(matches!(store.get(&uri, 10).await, Err(ObjectError::TooLarge { size: 11, limit: 10, .. })));
-        let mut reader = store.open(&uri).await.unwrap();
-        assert_eq!(reader.read(5).await.unwrap(), b"hello");
-        assert_eq!(reader.read(100).await.unwrap(), b" again");
-        assert!(reader.read(100).await.unwrap().is_empty());
-        assert_eq!(store.list(&prefix).await.unwrap(), [ObjectMeta { uri: uri.clone(), size: 11 }]);
-        store.delete(&uri).await.unwrap();
-        store.delete(&uri).await.unwrap();
-        assert!(matches!(store.get(&uri, 10).await, Err(ObjectError::NotFound(_))));
+    async fn fresh() -> Option<(FileObjectStore, Uri, tempfile::TempDir)> {
+        let (folder, prefix, store) = store();
+        Some((store, prefix, folder))
     }
 
+    suite!(fresh());
+
     #[tokio::test]
-    async fn an_unfinished_writer_leaves_nothing() {
+    async fn no_temporary_file_stays() {
         let (folder, prefix, store) = store();
-        let uri = prefix.join("x").unwrap();
-        let mut writer = store.create(&uri).await.unwrap();
+        let mut writer = store.create(&prefix.join("x").unwrap()).await.unwrap();
         writer.write(b"half").await.unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         drop(writer);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        let mut writer = store.create(&uri).await.unwrap();
-        writer.write(b"wh").await.unwrap();
-        writer.write(b"ole").await.unwrap();
-        writer.finish().await.unwrap();
-        assert_eq!(store.get(&uri, 10).await.unwrap(), b"whole");
-    }
-
-    #[tokio::test]
-    async fn publishing_moves_and_writes_in_order_and_names_what_is_gone() {
-        let (_folder, prefix, store) = store();
-        let (scratch, staged) = (prefix.join("_attempts/1/").unwrap(), prefix.join("_attempts/1/000001").unwrap());
-        store.put(&staged, b"big").await.unwrap();
-        let items = |second: &Uri| {
-            vec![
-                Publish { from: Source::Bytes(b"small".to_vec()), to: prefix.join("result.json").unwrap() },
-                Publish { from: Source::Object(second.clone()), to: prefix.join("deep/big.bin").unwrap() },
-            ]
-        };
-        store.publish(items(&staged), &scratch).await.unwrap();
-        assert_eq!(store.get(&prefix.join("deep/big.bin").unwrap(), 9).await.unwrap(), b"big");
-        let again = store.publish(items(&staged), &scratch).await.unwrap_err();
-        assert!(matches!(&again, ObjectError::NotFound(at) if at.ends_with("000001")), "{again}");
-        store.delete_prefix(&scratch).await.unwrap();
-        store.delete_prefix(&scratch).await.unwrap();
-        assert_eq!(store.list(&prefix).await.unwrap().len(), 2);
     }
 
     #[tokio::test]
