@@ -97,7 +97,7 @@ pub enum Fault {
         status: u16,
         /// The service's name for the error; empty where it gave none, as in answers to HEAD.
         code: String,
-        /// What it says.
+        /// What it says, or what was wrong with its answer.
         message: String,
     },
 }
@@ -107,10 +107,12 @@ impl Fault {
     pub fn of<E: ProvideErrorMetadata + Error + 'static>(error: &SdkError<E, HttpResponse>) -> Self {
         let text = text(error);
         match error {
+            // A success that cannot be read is none, and no refusal either.
+            SdkError::ServiceError(read) if read.raw().status().is_success() && read.err().code().is_none() => Self::Unreachable(text),
             SdkError::ServiceError(refused) => Self::Refused {
                 status: refused.raw().status().as_u16(),
                 code: refused.err().code().unwrap_or_default().to_owned(),
-                message: refused.err().message().unwrap_or_default().to_owned(),
+                message: refused.err().message().map_or(text, str::to_owned),
             },
             // The SDK keeps the type of these errors to itself.
             SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) if text.contains("credential") || text.contains("identity") => {
@@ -133,8 +135,17 @@ impl Fault {
     }
 }
 
-/// Names of errors that pass, whatever status they come with.
-const TEMPORARY: [&str; 6] = ["SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "TooManyRequests", "OverLimit", "RequestThrottled"];
+/// Names of errors that pass, whatever status they come with: a success may turn into one in the middle.
+const TEMPORARY: [&str; 8] = [
+    "InternalError",
+    "ServiceUnavailable",
+    "SlowDown",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "TooManyRequests",
+    "OverLimit",
+    "RequestThrottled",
+];
 
 /// An error with its causes on one line; nothing of a request is in it.
 pub fn text(error: &(dyn Error + 'static)) -> String {

@@ -35,8 +35,7 @@ impl S3ObjectStore {
             Fault::Refused { status, code, message } => (status, code, message),
         };
         let said = match (code.as_str(), message.as_str()) {
-            ("", _) => format!("HTTP {status}"),
-            (code, "") => format!("{code}, HTTP {status}"),
+            ("", message) => format!("HTTP {status}: {message}"),
             (code, message) => format!("{code}: {message}"),
         };
         match (code.as_str(), status) {

@@ -1,10 +1,10 @@
 //! An object that comes in parts: it appears when all are there and the upload is completed, and given up it leaves nothing.
 //!
 //! Each upload carries a mark of its own in the object's metadata. A completion whose answer was lost is repeated, and a server that has
-//! forgotten the upload by then says there is none: the mark tells whether the object that stands there is this one.
+//! forgotten the upload by then says there is none; another one answers in words that the SDK cannot read (moto does). Whatever was
+//! answered, the mark tells whether the object that stands there is this one.
 
 use super::{Place, S3ObjectStore};
-use crate::aws::Fault;
 use crate::object_store::ObjectError;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use std::future::Future;
@@ -76,29 +76,23 @@ impl Upload {
         let complete = client.complete_multipart_upload().bucket(&place.bucket).key(&place.key).upload_id(&self.id).multipart_upload(parts);
         // A server may put the parts together before it answers.
         let sent = complete.customize().config_override(self.store.allowing_copy(size)).send().await;
-        match sent {
-            Ok(_) => {}
-            Err(error) if is_unknown_upload(&Fault::of(&error)) && self.is_there().await? => {}
-            Err(error) => {
-                return Err(match self.store.failed(place, &error) {
-                    // What is not found is the upload. Somebody gave it up; beginning anew helps.
-                    ObjectError::NotFound(_) => ObjectError::Unavailable(format!("{place}: its upload is gone; write it again")),
-                    other => other,
-                });
-            }
+        if let Err(error) = sent
+            && !self.is_there().await
+        {
+            return Err(match self.store.failed(place, &error) {
+                // What is not found is the upload. Somebody gave it up; beginning anew helps.
+                ObjectError::NotFound(_) => ObjectError::Unavailable(format!("{place}: its upload is gone; write it again")),
+                other => other,
+            });
         }
         self.is_over = true;
         Ok(())
     }
 
-    /// Whether the object that stands there was made by this upload.
-    async fn is_there(&self) -> Result<bool, ObjectError> {
-        Ok(self.store.look(&self.place).await?.is_some_and(|found| found.mark.as_ref() == Some(&self.mark)))
+    /// Whether the object that stands there is known to be made by this upload.
+    async fn is_there(&self) -> bool {
+        matches!(self.store.look(&self.place).await, Ok(Some(found)) if found.mark.as_ref() == Some(&self.mark))
     }
-}
-
-fn is_unknown_upload(fault: &Fault) -> bool {
-    matches!(fault, Fault::Refused { code, .. } if code == "NoSuchUpload")
 }
 
 fn joined(ended: Result<Result<CompletedPart, ObjectError>, tokio::task::JoinError>) -> Result<CompletedPart, ObjectError> {
