@@ -324,6 +324,8 @@ async fn a_refusal_names_the_place_and_the_next_step() {
         (refusal("500 Internal Server Error", "", "InternalError"), "Unavailable", "InternalError"),
         (refusal("429 Too Many Requests", "", "TooManyRequests"), "Unavailable", "TooManyRequests"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc".to_owned(), "Unavailable", "3 of 5 bytes"),
+        // What stands before a server speaks for it.
+        ("HTTP/1.1 502 Bad Gateway\r\nconnection: close\r\n\r\n<html></html>".to_owned(), "Unavailable", "HTTP 502"),
         ("mumble\r\n\r\n".to_owned(), "Unavailable", "127.0.0.1"),
     ];
     for (answer, class, part) in cases {
