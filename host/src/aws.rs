@@ -123,14 +123,16 @@ impl Fault {
         }
     }
 
-    /// Whether the service refused for the moment only: it is overloaded, throttles or has a fault of its own.
+    /// Whether it may pass by itself: no answer, or the service is overloaded, throttles or has a fault of its own.
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Unreachable(_) => true,
+            // Whoever keeps them may have been out of reach. Only if all places were asked is it known that there are none.
+            Self::NoCredentials(text) => !text.contains("no providers in chain"),
             Self::Refused { status, code, .. } => {
                 *status >= 500 || *status == 429 || *status == 408 || code.contains("Throttl") || TEMPORARY.contains(&code.as_str())
             }
-            _ => false,
+            Self::Malformed(_) => false,
         }
     }
 }

@@ -115,7 +115,7 @@ pub trait ObjectStore: Send + Sync {
     async fn create(&self, uri: &Uri) -> Result<Box<dyn ObjectWriter>, ObjectError>;
     /// Gives each item its address, durably, replacing what was there; a reader sees each whole or not at all. The last one gets its
     /// address when all others have theirs. Bytes may be written below `scratch` first, which the caller removes in the end. `NotFound`
-    /// names a vanished source; items before it are in place. After any other error the same call may be repeated.
+    /// names a vanished source; items before it are in place.
     async fn publish(&self, items: Vec<Publish>, scratch: &Uri) -> Result<(), ObjectError>;
     /// Objects below a prefix, in the order of their addresses.
     async fn list(&self, prefix: &Uri) -> Result<Vec<ObjectMeta>, ObjectError>;

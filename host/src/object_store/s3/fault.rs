@@ -26,9 +26,9 @@ impl S3ObjectStore {
         let temporary = fault.is_temporary();
         let (status, code, message) = match fault {
             Fault::NoCredentials(text) => {
-                return ObjectError::Denied(format!(
-                    "{place} at {endpoint}: no credentials ({text}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-                ));
+                let told = format!("no credentials ({text}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE");
+                let told = format!("{place} at {endpoint}: {told}");
+                return if temporary { ObjectError::Unavailable(told) } else { ObjectError::Denied(told) };
             }
             Fault::Malformed(text) => return ObjectError::Invalid(format!("{place} at {endpoint}: {text}")),
             Fault::Unreachable(text) => return ObjectError::Unavailable(format!("{place} at {endpoint}: {text}")),

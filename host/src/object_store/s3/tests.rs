@@ -68,6 +68,19 @@ async fn what_is_too_large_for_one_copy_is_copied_in_parts() {
     conformance::large_objects_are_published(&store, &prefix).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_was_cut_short_is_not_finished() {
+    let Some((store, prefix, ())) = fresh().await else { return };
+    let uri = prefix.join("x").unwrap();
+    let mut writer = store.create(&uri).await.unwrap();
+    writer.write(&vec![1; 8 * MIB]).await.unwrap();
+    // Whoever waits for an upload to begin is gone.
+    assert!(futures::poll!(writer.write(b"more")).is_pending());
+    assert!(matches!(writer.write(b"even more").await, Err(ObjectError::Unavailable(_))));
+    assert!(matches!(writer.finish().await, Err(ObjectError::Unavailable(_))));
+    assert_eq!(store.head(&uri).await.unwrap(), None);
+}
+
 async fn uploads(store: &S3ObjectStore, prefix: &Uri) -> usize {
     let listed = store.client.list_multipart_uploads().bucket(prefix.bucket_and_key().unwrap().0).send().await.unwrap();
     listed.uploads().len()
@@ -245,12 +258,21 @@ const ALONE: &str = "WASM_WORKER_TEST_ALONE";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_credentials_or_a_region_it_says_what_to_set() {
     if std::env::var_os(ALONE).is_none() {
-        return tokio::task::block_in_place(|| alone("without_credentials_or_a_region_it_says_what_to_set", &[]));
+        let told = |variables: &[_]| alone("without_credentials_or_a_region_it_says_what_to_set", variables);
+        tokio::task::block_in_place(|| {
+            told(&[("AWS_EC2_METADATA_DISABLED", "true")]);
+            // A keeper of credentials that is out of reach may come back.
+            told(&[("AWS_EC2_METADATA_DISABLED", "true"), ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/")]);
+        });
+        return;
     }
+    let is_kept_elsewhere = std::env::var_os("AWS_CONTAINER_CREDENTIALS_FULL_URI").is_some();
     let began = Instant::now();
     let config = S3Config { endpoint: Some("http://127.0.0.1:1".into()), ..S3Config::default() };
     let error = S3ObjectStore::open(config).await.unwrap().head(&Uri::parse("s3://bucket/x").unwrap()).await.unwrap_err();
-    assert!(matches!(&error, ObjectError::Denied(text) if text.contains("AWS_ACCESS_KEY_ID")), "{error:?}");
+    assert!(error.to_string().contains("set AWS_ACCESS_KEY_ID"), "{error:?}");
+    assert_eq!(matches!(error, ObjectError::Denied(_)), !is_kept_elsewhere, "{error:?}");
+    assert_eq!(error.is_retryable(), is_kept_elsewhere, "{error:?}");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     let began = Instant::now();
     let error = S3ObjectStore::open(S3Config::default()).await.unwrap_err();

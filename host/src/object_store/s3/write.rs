@@ -22,14 +22,15 @@ impl S3Writer {
         Self { store, place, part: Vec::new(), size: 0, upload: None, failed: None }
     }
 
-    /// Adds bytes. Once it failed it fails for good: a part is missing.
+    /// Adds bytes. Once it failed, or was cut short, it fails for good: a part may be missing.
     pub async fn add(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
-        let added = match &self.failed {
-            Some(error) => return Err(error.clone()),
-            None => self.try_add(bytes).await,
-        };
-        if let Err(error) = &added {
-            self.failed = Some(error.clone());
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.failed = Some(ObjectError::Unavailable(format!("{}: an earlier write was cut short", self.place)));
+        let added = self.try_add(bytes).await;
+        self.failed = added.clone().err();
+        if added.is_err() {
             // Gives up what is under way.
             self.upload = None;
         }
