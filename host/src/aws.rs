@@ -128,7 +128,7 @@ impl Fault {
         match self {
             Self::Unreachable(_) => true,
             // Whoever keeps them may have been out of reach. Only if all places were asked is it known that there are none.
-            Self::NoCredentials(text) => !text.contains("no providers in chain"),
+            Self::NoCredentials(text) => !text.contains("no credentials found in chain"),
             Self::Refused { status, code, .. } => {
                 *status >= 500 || *status == 429 || *status == 408 || code.contains("Throttl") || TEMPORARY.contains(&code.as_str())
             }
@@ -154,7 +154,7 @@ pub fn text(error: &(dyn Error + 'static)) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut next = Some(error);
     while let Some(cause) = next {
-        let said = cause.to_string();
+        let said = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         // Some say what their cause says.
         if parts.last().is_none_or(|last| !last.contains(&said)) {
             parts.push(said);

@@ -163,7 +163,9 @@ fn answers(mut server: TcpStream, mut client: TcpStream, shared: &Shared, lost: 
             }
             passed += now;
             left = &left[now..];
-            pause.map(std::thread::sleep);
+            if let Some(pause) = pause {
+                std::thread::sleep(pause);
+            }
         }
     }
     if !lost.load(Ordering::Relaxed) {
