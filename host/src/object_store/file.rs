@@ -349,6 +349,47 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
+    /// A file system of a quarter of a mebibyte; gone with this value.
+    struct SmallDisk(tempfile::TempDir);
+
+    impl SmallDisk {
+        fn mount() -> Option<Self> {
+            let folder = tempfile::tempdir().unwrap();
+            let mut mount = std::process::Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(folder.path());
+            mount.output().is_ok_and(|out| out.status.success()).then(|| Self(folder))
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg(self.0.path()).output();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_fails_the_write_and_changes_nothing() {
+        let Some(disk) = SmallDisk::mount() else {
+            eprintln!("\n*** SKIPPED: no file system can be mounted here (only root may) ***\n");
+            return;
+        };
+        let (prefix, store) = (Uri::of_folder(disk.0.path()).unwrap(), FileObjectStore::new());
+        let (uri, scratch, large) = (prefix.join("x").unwrap(), prefix.join("s/").unwrap(), vec![1; 1 << 20]);
+        store.put(&uri, b"what was there").await.unwrap();
+        let mut writer = store.create(&uri).await.unwrap();
+        let streamed = writer.write(&large).await;
+        let put = store.put(&uri, &large).await;
+        let publish = store.publish(vec![Publish { from: Source::Bytes(large), to: uri.clone() }], &scratch).await;
+        for failed in [streamed, put, publish] {
+            assert!(matches!(failed, Err(ObjectError::Unavailable(_))), "{failed:?}");
+        }
+        assert!(writer.finish().await.is_err());
+        assert_eq!(store.get(&uri, 99).await.unwrap(), b"what was there");
+        store.delete_prefix(&scratch).await.unwrap();
+        assert_eq!(fs::read_dir(disk.0.path()).unwrap().count(), 1, "no temporary file stays");
+        store.put(&uri, b"there is room again").await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_folder_or_device_is_no_object() {
         let (_folder, prefix, store) = store();
