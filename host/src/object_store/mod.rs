@@ -2,11 +2,21 @@
 //!
 //! Writes are atomic: a reader sees the whole object or none. Who may read or write what is decided above.
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod faulty;
 mod file;
 mod memory;
+mod routed;
+mod s3;
 
 pub use file::FileObjectStore;
 pub use memory::MemoryObjectStore;
+pub use routed::RoutedObjectStore;
+pub use s3::{S3Config, S3ObjectStore};
+#[cfg(test)]
+pub(crate) use {faulty::FaultyObjectStore, s3::tests::fresh as fresh_bucket};
 
 use crate::task::uri::Uri;
 use async_trait::async_trait;
@@ -103,9 +113,9 @@ pub trait ObjectStore: Send + Sync {
     async fn put(&self, uri: &Uri, bytes: &[u8]) -> Result<(), ObjectError>;
     /// Starts writing piece by piece.
     async fn create(&self, uri: &Uri) -> Result<Box<dyn ObjectWriter>, ObjectError>;
-    /// Gives each item its address, durably and in order, replacing what was there; a reader sees each whole or not at all.
-    /// Bytes may be written below `scratch` first, which the caller removes in the end. `NotFound` names a vanished source; items
-    /// before it are in place.
+    /// Gives each item its address, durably, replacing what was there; a reader sees each whole or not at all. The last one gets its
+    /// address when all others have theirs. Bytes may be written below `scratch` first, which the caller removes in the end. `NotFound`
+    /// names a vanished source; items before it are in place.
     async fn publish(&self, items: Vec<Publish>, scratch: &Uri) -> Result<(), ObjectError>;
     /// Objects below a prefix, in the order of their addresses.
     async fn list(&self, prefix: &Uri) -> Result<Vec<ObjectMeta>, ObjectError>;

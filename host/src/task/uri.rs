@@ -61,6 +61,16 @@ impl Uri {
         self.0.strip_prefix("file://").map(PathBuf::from)
     }
 
+    /// `file` or `s3`.
+    pub fn scheme(&self) -> &str {
+        self.0.split_once("://").map_or("", |(scheme, _)| scheme)
+    }
+
+    /// Bucket and key, if this is an `s3:` address; the key of a whole bucket is empty.
+    pub fn bucket_and_key(&self) -> Option<(&str, &str)> {
+        self.0.strip_prefix("s3://")?.split_once('/')
+    }
+
     /// True for `…/`.
     pub fn is_prefix(&self) -> bool {
         self.0.ends_with('/')
@@ -279,6 +289,15 @@ mod tests {
         for bad in bad {
             assert!(Uri::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_address_in_parts() {
+        let parts =
+            |text: &str| Uri::parse(text).map(|uri| (uri.scheme().to_owned(), uri.bucket_and_key().map(|(b, k)| format!("{b}|{k}"))));
+        assert_eq!(parts("s3://my-bucket/a/b c").unwrap(), ("s3".into(), Some("my-bucket|a/b c".into())));
+        assert_eq!(parts("s3://my-bucket/").unwrap(), ("s3".into(), Some("my-bucket|".into())));
+        assert_eq!(parts("file:///a/b").unwrap(), ("file".into(), None));
     }
 
     #[test]

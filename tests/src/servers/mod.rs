@@ -1,4 +1,8 @@
-//! Real servers that tests talk to.
+//! Real servers that tests talk to, and what may stand between.
 
 #[allow(dead_code, reason = "the host's own tests use it too, and each uses another part")]
+pub mod moto;
+#[allow(dead_code, reason = "the host's own tests use it too, and each uses another part")]
 pub mod postgres;
+#[allow(dead_code, reason = "only the host's own tests use it so far")]
+pub mod proxy;

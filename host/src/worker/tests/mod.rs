@@ -4,6 +4,7 @@ mod brokers;
 mod hostile;
 mod runs;
 mod stopping;
+mod storage;
 mod sweeping;
 mod tray;
 
@@ -205,10 +206,14 @@ impl Place {
 
     /// A job with one task, of that function if any, whose outputs go to the folder `at`.
     fn job(&self, id: &str, params: serde_json::Value, function: Option<&str>, at: &str) -> NewJob {
+        self.job_in(id, params, function, &Uri::of_folder(&self.folder.path().join(at)).unwrap())
+    }
+
+    /// The same, whose outputs go below a prefix.
+    fn job_in(&self, id: &str, params: serde_json::Value, function: Option<&str>, prefix: &Uri) -> NewJob {
         let mut message = Message::new(id, id, params.as_object().unwrap().clone());
         message.function = function.map(str::to_owned);
-        let prefix = Uri::of_folder(&self.folder.path().join(at)).unwrap();
-        let root = children::root(message, "s", 3, &prefix).unwrap();
+        let root = children::root(message, "s", 3, prefix).unwrap();
         NewJob {
             tenant: "t".into(),
             job_id: id.into(),
