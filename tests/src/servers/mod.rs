@@ -2,3 +2,5 @@
 
 #[allow(dead_code, reason = "the host's own tests use it too, and each uses another part")]
 pub mod postgres;
+#[allow(dead_code, reason = "the host's own tests and the benches use it too, and each uses another part")]
+pub mod redis;

@@ -1,6 +1,7 @@
 //! The worker with a scripted guest: on SQLite and real files, or with everything in memory.
 
 mod brokers;
+mod redis;
 mod runs;
 mod stopping;
 mod sweeping;
