@@ -87,7 +87,7 @@ impl Server {
 
     /// One command, on a connection of its own. An error is an answer too.
     pub fn ask(&self, command: &[&str]) -> Answer {
-        self.try_ask(command).unwrap_or_else(|error| panic!("Redis: {error}\n{}", self.log()))
+        ask(self.port, command).unwrap_or_else(|error| panic!("Redis: {error}\n{}", self.log()))
     }
 
     /// Kills the server as a power cut would. Without effect where it does not run.
@@ -102,7 +102,7 @@ impl Server {
         assert!(running.is_none(), "it runs already");
         let began = Instant::now();
         *running = Some(self.spawn());
-        while self.try_ask(&["PING"]).ok() != Some(Answer::Text("PONG".to_owned())) {
+        while ask(self.port, &["PING"]).ok() != Some(Answer::Text("PONG".to_owned())) {
             assert!(began.elapsed() < PATIENCE, "Redis does not start:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -124,17 +124,6 @@ impl Server {
         // A group of its own: Ctrl-C ends the tests, and by that the pipe, and by that the server.
         command.process_group(0).stdin(Stdio::piped()).spawn().expect("a shell starts")
     }
-
-    fn try_ask(&self, command: &[&str]) -> std::io::Result<Answer> {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
-        socket.set_read_timeout(Some(ANSWER))?;
-        let mut text = format!("*{}\r\n", command.len());
-        for word in command {
-            text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-        }
-        socket.write_all(text.as_bytes())?;
-        read(&mut BufReader::new(socket))
-    }
 }
 
 impl Drop for Server {
@@ -154,6 +143,18 @@ impl Answer {
             other => panic!("{other:?} is no number"),
         }
     }
+}
+
+/// One command to the server on this port, on a connection of its own. An error of the server is an answer too.
+pub fn ask(port: u16, command: &[&str]) -> std::io::Result<Answer> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port))?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    let mut text = format!("*{}\r\n", command.len());
+    for word in command {
+        text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    socket.write_all(text.as_bytes())?;
+    read(&mut BufReader::new(socket))
 }
 
 fn read(from: &mut BufReader<TcpStream>) -> std::io::Result<Answer> {
@@ -204,7 +205,7 @@ fn what_was_written_long_enough_ago_outlives_a_kill() {
     server.ask(&["SET", "kept", "1"]);
     std::thread::sleep(Duration::from_secs(2));
     server.kill();
-    assert!(server.try_ask(&["PING"]).is_err());
+    assert!(ask(server.port, &["PING"]).is_err());
     server.start();
     assert_eq!(server.ask(&["GET", "kept"]), Answer::Text("1".to_owned()));
     let (user, password) = LOCKED;

@@ -6,6 +6,7 @@
 use crate::task::message::nearest;
 use redis::{ConnectionInfo, IntoConnectionInfo as _};
 use std::fmt;
+use std::str::FromStr;
 use url::Url;
 
 /// What may stand behind the question mark.
@@ -93,6 +94,14 @@ impl RedisAddress {
     }
 }
 
+impl FromStr for RedisAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(&Url::parse(text).map_err(|error| error.to_string())?)
+    }
+}
+
 /// A key's name. Braces mean something to Redis Cluster: only a whole hash tag at the front can be told from an accident.
 fn name(key: &str, value: &str) -> Result<String, String> {
     if value.is_empty() || value.len() > MAX_NAME || value.chars().any(char::is_control) {
@@ -138,7 +147,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<RedisAddress, String> {
-        RedisAddress::parse(&Url::parse(text).unwrap())
+        text.parse()
     }
 
     #[test]

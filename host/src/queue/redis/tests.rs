@@ -4,7 +4,6 @@ use super::*;
 use crate::queue::conformance::message;
 use crate::queue::redis_server::{Answer, LOCKED, Server};
 use std::time::Instant as StdInstant;
-use url::Url;
 
 /// A visibility that no test lets lapse.
 const LONG: Duration = Duration::from_secs(60);
@@ -23,7 +22,7 @@ fn private() -> Option<Server> {
 }
 
 async fn open(address: &str) -> Result<RedisQueue, QueueError> {
-    RedisQueue::open(&RedisAddress::parse(&Url::parse(address).unwrap()).unwrap()).await
+    RedisQueue::open(&address.parse().unwrap()).await
 }
 
 /// A queue of its own on the server that all share; none where there is no server, and then the test has said so.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::queue::redis_server::Server;
-use crate::queue::{Queue as _, RedisAddress, RedisQueue};
+use crate::queue::{Queue as _, RedisQueue};
 use serde_json::json;
 use tokio::task::{JoinHandle, block_in_place};
 
@@ -25,8 +25,7 @@ impl Site {
         let server = block_in_place(Server::private)?;
         let address = server.queue();
         let stream = address.rsplit_once('=').unwrap().1.to_owned();
-        let address = RedisAddress::parse(&url::Url::parse(&address).unwrap()).unwrap();
-        let queue = Arc::new(RedisQueue::open(&address).await.unwrap());
+        let queue = Arc::new(RedisQueue::open(&address.parse().unwrap()).await.unwrap());
         Some(Self { place: Place::in_memory(), server, stream, queue })
     }
 
