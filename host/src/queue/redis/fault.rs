@@ -37,7 +37,7 @@ pub(super) fn of(error: &RedisError, place: &str) -> QueueError {
         }
         // Its group is made anew by the next look.
         (_, "NOGROUP") => QueueError::Unavailable(text("trying again")),
-        (_, "ERR") if ["invalid password", "called without any password", "AUTH"].iter().any(|part| detail.contains(part)) => {
+        (_, "ERR") if ["invalid password", "AUTH"].iter().any(|part| detail.contains(part)) => {
             QueueError::Denied(text("check user and password"))
         }
         (_, "ERR") if detail.contains("max number of clients") => QueueError::Unavailable(text("see maxclients of the server")),

@@ -49,7 +49,7 @@ use tokio::time::Instant;
 /// Largest body: as SQS has it, so that a message that one broker takes fits another. Redis itself would take 512 MiB, all in memory.
 const MAX_BODY: usize = 1 << 20;
 
-/// Most bytes that one call carries in either direction, one entry more or less: the server does nothing else meanwhile.
+/// Most bytes that one call carries in either direction, a few entries more or less: the server does nothing else meanwhile.
 const MAX_BYTES: usize = 4 << 20;
 
 /// Most entries in one call, for the same reason; a thousand arguments are few enough for Lua to hand on at once.

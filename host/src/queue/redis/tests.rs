@@ -131,14 +131,14 @@ async fn anybody_may_add_entries() {
     let address = server.queue();
     let stream = address.rsplit_once('=').unwrap().1;
     // Before any worker has been there.
-    for entry in [&["body", "{\"a\":1}"][..], &["message", "{}"], &["trace", "t", "body", "{\"b\":2}"], &["a", "1", "b", "2"]] {
+    for entry in [&["body", "{\"a\":1}"][..], &["due", "99999999999999"], &["trace", "t", "body", "{\"b\":2}"], &["a", "1", "b", "2"]] {
         ask(server, &[&["XADD", stream, "*"], entry].concat());
     }
     let queue = open(&address).await.unwrap();
     assert_eq!(queue.depth().await.unwrap().waiting, 4);
     let came = take(&queue, LONG).await;
     let bodies: Vec<&str> = came.iter().map(|delivered| std::str::from_utf8(&delivered.body).unwrap()).collect();
-    assert_eq!(bodies, ["{\"a\":1}", "{}", "{\"b\":2}", "[\"a\",\"1\",\"b\",\"2\"]"]);
+    assert_eq!(bodies, ["{\"a\":1}", "99999999999999", "{\"b\":2}", "[\"a\",\"1\",\"b\",\"2\"]"]);
     let later = queue.look(0, LONG).await.unwrap();
     assert!(later.next_due > SECOND * 50 && later.next_due <= LONG, "{:?}", later.next_due);
     acknowledge(&queue, came).await;
@@ -180,6 +180,7 @@ async fn large_batches_are_split() {
     send(&queue, &[large.as_str(); 10]).await;
     let some = take(&queue, LONG).await;
     assert!(some.iter().all(|delivered| delivered.body.len() == MAX_BODY));
+    assert!((4..=8).contains(&some.len()), "{} MiB in one answer", some.len());
     acknowledge(&queue, some).await;
 }
 
@@ -367,6 +368,23 @@ async fn a_silent_server_is_given_up() {
     assert!(began.elapsed() < SECOND * 6, "{:?}", began.elapsed());
     tokio::time::sleep(SECOND * 3).await;
     assert_eq!(queue.depth().await.unwrap(), QueueDepth::default());
+}
+
+/// So is one that never comes to the end of an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trickling_server_is_given_up() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        while std::io::Write::write_all(&mut socket, b"+").is_ok() {
+            std::thread::sleep(SECOND);
+        }
+    });
+    let began = StdInstant::now();
+    let error = open(&format!("redis://user:secret@127.0.0.1:{port}?stream=s")).await.err().expect("it never answers");
+    assert!(matches!(&error, QueueError::Unavailable(why) if why.contains("no answer within")), "{error:?}");
+    assert!(began.elapsed() < SECOND * 5, "{:?}", began.elapsed());
 }
 
 /// An idle queue's message is there within about a millisecond, and waiting costs a command now and then.

@@ -6,8 +6,8 @@
 local consumer, most, visibility, longest = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local most_bytes, last_delivery, dead = tonumber(ARGV[6]), tonumber(ARGV[7]), KEYS[5]
 
--- So many are read in one go: what they come to in bytes is known only afterwards.
-local step = 32
+-- So many are read in one go: what they come to in bytes is known only afterwards. The first few tell how large they are.
+local few, many = 4, 64
 -- So many field names and values of an entry that is given up are kept: no message has more than one field.
 local most_fields = 64
 -- So many new entries are looked at in one call: they may all be for later.
@@ -74,7 +74,8 @@ local before = first(hidden)
 take_due(hidden)
 take_due(delayed)
 while #found < most and bytes < most_bytes and looks > 0 do
-  local count = math.min(most - #found, step)
+  local is_small = #found > 0 and bytes / #found * many < most_bytes
+  local count = math.min(most - #found, is_small and many or few)
   local entries = read(count)
   for _, entry in ipairs(entries) do
     local at = due(entry[2])
