@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wasm_worker::queue::RedisQueue;
+use wasm_worker::queue::{Queue as _, RedisQueue, ToSend};
 
 /// Tasks and rounds where nothing else is asked for. A peer gets a part of the tasks: its rate does not depend on them.
 const TASKS: u32 = 50_000;
@@ -24,6 +24,9 @@ const PEERS_PART: u32 = 5;
 
 /// Tasks of a peer's trial.
 const TRIAL: u32 = 2_000;
+
+/// Messages whose way is timed.
+const PICKUPS: u32 = 300;
 
 /// Between two looks at what is left.
 const LOOK: Duration = Duration::from_millis(5);
@@ -93,6 +96,8 @@ pub fn measure(words: &[&str]) {
         }
     }
     let with_child: Vec<_> = (0..rounds).filter_map(|_| run_ours(tasks / 2, true)).collect();
+    let [half, most] = pickup();
+    println!("  a message on an idle queue is there after {half:.2} ms (median), {most:.2} ms (90th percentile)");
     let rate = print("wasm-worker, SQLite FULL", &ours);
     print("  each with one child", &with_child);
     for (((configuration, peer, _), runs), target) in peers.iter().flatten().zip(&theirs).zip(TARGETS) {
@@ -140,6 +145,35 @@ pub fn run_here(words: &[&str]) {
         ask(port.parse().unwrap(), &["CONFIG", "RESETSTAT"]).unwrap();
         println!("{}", broker.run().await.line());
     });
+}
+
+/// Milliseconds from before a message is sent until a waiting receiver has it: the median, and what nine of ten stay below.
+fn pickup() -> [f64; 2] {
+    let server = Server::private().expect("ours has run");
+    let address = server.queue().parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let mut took = runtime.block_on(async {
+        let (receiver, sender) = (RedisQueue::open(&address).await.unwrap(), RedisQueue::open(&address).await.unwrap());
+        let mut took = Vec::new();
+        for number in 0..PICKUPS {
+            let received = receiver.receive(1, PATIENCE, PATIENCE);
+            let (received, sent) = tokio::join!(received, async {
+                tokio::time::sleep(LOOK * 2).await;
+                let at = Instant::now();
+                let id = number.to_string();
+                let message = ToSend { body: id.clone(), deduplication_id: id, group: String::new(), delay: Duration::ZERO };
+                let answers = sender.send(vec![message]).await.unwrap();
+                assert_eq!(answers, [Ok(())]);
+                at
+            });
+            // The receiver has ended last, or the answer to the sender came after it: by less than a command takes.
+            took.push(sent.elapsed().as_secs_f64() * 1000.0);
+            receiver.acknowledge(vec![received.unwrap().remove(0).receipt]).await.unwrap();
+        }
+        took
+    });
+    took.sort_by(f64::total_cmp);
+    [took[took.len() / 2], took[took.len() * 9 / 10]]
 }
 
 /// The configuration in which a peer is fastest here.
