@@ -11,6 +11,10 @@ pub fn boundary() -> Result<(), String> {
 
 /// What a task costs from claim to end.
 pub fn queue(words: &[&str]) -> Result<(), String> {
+    if let ["--redis", rest @ ..] = words {
+        let python = peers()?;
+        return with_guests(&[&["queue", "--redis", "--python", &python.to_string_lossy()], rest].concat());
+    }
     with_guests(&[&["queue"], words].concat())
 }
 
@@ -69,6 +73,20 @@ fn peer() -> Result<PathBuf, String> {
             "--no-deps",
             "opencv-python-headless<5",
         ]))?;
+    }
+    Ok(python)
+}
+
+/// A Python environment with the queues that ours is measured beside, made once.
+fn peers() -> Result<PathBuf, String> {
+    let venv = shell::target().join("bench-queues");
+    let python = venv.join("bin/python");
+    let ready = Command::new(&python).args(["-c", "import celery, dramatiq, gevent, redis"]).output().is_ok_and(|o| o.status.success());
+    if !ready {
+        eprintln!("installing Celery and Dramatiq into {}", venv.display());
+        shell::run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        let packages = ["celery[redis]==5.7.0", "dramatiq[redis]==2.2.1", "gevent==26.9.0", "hiredis==3.5.0"];
+        shell::run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
     }
     Ok(python)
 }

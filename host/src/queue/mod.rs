@@ -6,8 +6,14 @@
 #[cfg(test)]
 mod conformance;
 mod memory;
+mod redis;
+#[cfg(test)]
+#[allow(dead_code, reason = "the end-to-end tests and the benches use it too, and each uses another part")]
+#[path = "../../../tests/src/servers/redis.rs"]
+pub(crate) mod redis_server;
 
 pub use memory::{MemoryQueue, MemoryQueueConfig};
+pub use redis::{RedisAddress, RedisQueue};
 
 use async_trait::async_trait;
 use std::time::Duration;

@@ -6,3 +6,5 @@ pub mod moto;
 pub mod postgres;
 #[allow(dead_code, reason = "only the host's own tests use it so far")]
 pub mod proxy;
+#[allow(dead_code, reason = "the host's own tests and the benches use it too, and each uses another part")]
+pub mod redis;

@@ -2,6 +2,7 @@
 
 mod brokers;
 mod hostile;
+mod redis;
 mod runs;
 mod stopping;
 mod storage;
