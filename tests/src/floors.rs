@@ -8,6 +8,7 @@ use std::path::Path;
 const FLOORS: &[(&str, u32)] = &[
     ("task", 0),
     ("failpoint", 0),
+    ("aws", 0),
     ("task_store", 1),
     ("object_store", 1),
     ("queue", 1),
