@@ -45,6 +45,13 @@ pub struct Place {
 impl Place {
     /// Submits so many jobs that `tasks` tasks will have run in the end: every second job's task has one child.
     pub async fn filled(store: Store, tasks: u32) -> Self {
+        let place = Self::empty(store, tasks).await;
+        place.submit().await;
+        place
+    }
+
+    /// Nothing is submitted; `tasks` tasks will have run in the end.
+    pub async fn empty(store: Store, tasks: u32) -> Self {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let kept = if store == Store::SqliteNormal { "normal" } else { "full" };
         let (mut app, pipeline) = open(folder.path(), kept).await;
@@ -52,9 +59,7 @@ impl Place {
             app.tasks = Arc::new(PostgresTaskStore::open(dsn).await.unwrap());
         }
         let database = folder.path().join(wasm_worker::app::DATABASE);
-        let place = Self { app, pipeline, database, tasks, store, _folder: folder };
-        place.submit().await;
-        place
+        Self { app, pipeline, database, tasks, store, _folder: folder }
     }
 
     async fn submit(&self) {
@@ -108,7 +113,8 @@ impl Place {
     }
 }
 
-fn params(child: bool) -> Map<String, Value> {
+/// What brings a message to 200 bytes, and says whether its task has a child.
+pub fn params(child: bool) -> Map<String, Value> {
     [("child".to_owned(), Value::from(child)), ("filler".to_owned(), Value::from("x".repeat(FILLER)))].into_iter().collect()
 }
 

@@ -3,6 +3,7 @@
 //! memory and processor time are its own too; the runs of a round come in turn.
 
 mod bare;
+mod broker;
 pub mod figures;
 pub mod load;
 mod ours;

@@ -6,9 +6,9 @@ use serde_json::Value;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use wasm_worker::guest::{Guest, GuestFault, Guests, Scope, StepGuest, StepSetup, WasmGuests};
+use wasm_worker::guest::{Component, Guest, GuestEngine, GuestFault, Guests, Scope, StepGuest, StepSetup, WasmGuests};
 use wasm_worker::task::hooks::{FanOut, NextTask, Output, Work};
-use wasm_worker::worker::{Until, Worker};
+use wasm_worker::worker::{StepSpec, Until, Worker};
 
 /// The hooks of `guests/noop`, compiled in.
 struct Native;
@@ -53,12 +53,17 @@ impl Guests for Natives {
     }
 }
 
+/// Instances of the component.
+pub fn guests(place: &Place, engine: Arc<GuestEngine>, spec: &StepSpec, component: Arc<Component>) -> Arc<dyn Guests> {
+    let setup = StepSetup { warm: CONCURRENCY as usize, ..StepSetup::bare(STEP, spec.limits.clone()) };
+    WasmGuests::new(engine, place.app.services(), place.app.models(), vec![StepGuest { component, setup }])
+}
+
 /// With the component.
 pub async fn wasm(place: &Place) {
     let engine = place.app.engine().unwrap();
     let (spec, component) = place.step(&engine).await;
-    let setup = StepSetup { warm: CONCURRENCY as usize, ..StepSetup::bare(STEP, spec.limits.clone()) };
-    let guests = WasmGuests::new(engine, place.app.services(), place.app.models(), vec![StepGuest { component, setup }]);
+    let guests = guests(place, engine, &spec, component);
     run(Worker::new(place.settings(), place.app.services(), guests, vec![spec], Vec::new()), place).await;
 }
 
