@@ -128,8 +128,7 @@ impl Fault {
 }
 
 /// Names of errors that pass, whatever status they come with.
-const TEMPORARY: [&str; 6] =
-    ["SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "TooManyRequests", "OverLimit", "RequestThrottled"];
+const TEMPORARY: [&str; 6] = ["SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "TooManyRequests", "OverLimit", "RequestThrottled"];
 
 /// An error with its causes on one line; nothing of a request is in it.
 pub fn text(error: &(dyn Error + 'static)) -> String {

@@ -7,6 +7,7 @@ mod guests;
 mod models;
 mod mutants;
 mod picture;
+mod servers;
 mod shell;
 mod simulate;
 mod test;
@@ -19,7 +20,7 @@ cargo xtask COMMAND
   demo [PICTURE] [--backend auto|rten|onnxruntime]
                     build everything, fetch the models, read the text of a picture
                     (one that is drawn here, unless one is given)
-  test [FILTER]     build guests, fetch models, run every test; says how long each part took
+  test [FILTER]     build guests, fetch models and servers, run every test; says how long each part took
   simulate [--seeds N | --seed S]
                     workers on virtual time with faults at every step: more seeds than the tests run,
                     or one seed with its whole history

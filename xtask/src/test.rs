@@ -1,6 +1,6 @@
 //! Every test, from nothing: guests, models, then the tests of the workspace and the guests' own.
 
-use crate::{guests, models, mutants, picture, shell};
+use crate::{guests, models, mutants, picture, servers, shell};
 use std::process::Command;
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use std::time::Instant;
 pub fn test(arguments: &[&str]) -> Result<(), String> {
     let began = Instant::now();
     let fetched = shell::part("fetch the models", models::models)?;
+    let found = shell::part("find the servers that tests talk to", servers::servers)?;
     shell::part("build the guests", guests::guests)?;
     let root = shell::root();
     picture::draw_to(&root.join("out/test/picture.png").to_string_lossy())?;
@@ -15,7 +16,9 @@ pub fn test(arguments: &[&str]) -> Result<(), String> {
     std::fs::write(root.join("out/test/picture.txt"), lines.join("\n")).map_err(|e| e.to_string())?;
     shell::part("build the worker", shell::build)?;
     shell::part("tests of the workspace", || {
-        shell::run(with_library(shell::cargo().args(["test", "--release", "--workspace"]).args(arguments), &fetched))
+        let mut command = shell::cargo();
+        command.args(["test", "--release", "--workspace"]).args(arguments).envs(found.iter().map(|(name, program)| (name, program)));
+        shell::run(with_library(&mut command, &fetched))
     })?;
     shell::part("tests of the guests", || {
         let mut command = shell::cargo();
