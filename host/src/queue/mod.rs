@@ -87,4 +87,10 @@ pub trait Queue: Send + Sync {
 
     /// Longest that a delivery can stay hidden in all, from its delivery on; none where there is no bound.
     fn max_hold(&self) -> Option<Duration>;
+
+    /// How many messages one call carries at the price of one: where that is more than one, whoever has fewer to receive, to answer or to
+    /// send does well to wait a moment for more.
+    fn batch(&self) -> u32 {
+        1
+    }
 }
