@@ -4,3 +4,5 @@
 pub mod moto;
 #[allow(dead_code, reason = "the host's own tests use it too, and each uses another part")]
 pub mod postgres;
+#[allow(dead_code, reason = "the host's own tests use it too, and each uses another part")]
+pub mod sqs;
