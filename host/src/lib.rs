@@ -16,3 +16,9 @@ pub mod task;
 pub mod task_store;
 pub mod telemetry;
 pub mod worker;
+
+/// The fake of SQS that the tests of several rooms talk to.
+#[cfg(test)]
+#[path = "../../tests/src/servers/sqs/mod.rs"]
+#[allow(dead_code, reason = "the end-to-end tests use it too, and each uses another part")]
+mod sqs_server;

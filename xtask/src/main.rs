@@ -33,6 +33,8 @@ cargo xtask COMMAND
   bench boundary    what a call across the wasm boundary costs, beside the same call without the host
   bench queue [--tasks N] [--rounds N] [--store sqlite-normal|sqlite-full|postgres]
                     what a task costs from claim to end, beside the hook compiled in and beside bare SQL
+  bench queue --sqs [--tasks N] [--rounds N]
+                    tasks per second over SQS, and calls of AWS per task
   bench pickup [--seconds N] [--rounds N]
                     how soon a task is picked up that another process submits, beside bare SQLite
   bench ocr         the OCR pipeline beside the Python original, pair by pair

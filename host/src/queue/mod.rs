@@ -6,8 +6,10 @@
 #[cfg(test)]
 mod conformance;
 mod memory;
+mod sqs;
 
 pub use memory::{MemoryQueue, MemoryQueueConfig};
+pub use sqs::{SqsAddress, SqsCalls, SqsQueue};
 
 use async_trait::async_trait;
 use std::time::Duration;

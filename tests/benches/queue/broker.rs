@@ -51,7 +51,8 @@ impl Broker {
         let figures = watch.stop(&self.place).await;
         assert_eq!(summary.ended.get("DONE"), Some(&tasks), "{summary:?}");
         let mut on = SqliteConnection::connect(&format!("sqlite://{}", self.place.database.display())).await.unwrap();
-        let counts = "SELECT (SELECT count(*) FROM tasks WHERE state = 'DONE'), (SELECT count(*) FROM tasks), (SELECT count(*) FROM claims),
+        let counts =
+            "SELECT (SELECT count(*) FROM tasks WHERE state = 'DONE'), (SELECT count(*) FROM tasks), (SELECT count(*) FROM claims),
                              (SELECT count(*) FROM outbox), (SELECT count(*) FROM dead_letters)";
         let counts: (i64, i64, i64, i64, i64) = sqlx::query_as(counts).fetch_one(&mut on).await.unwrap();
         let tasks = i64::from(self.place.tasks);
@@ -83,6 +84,7 @@ impl Broker {
 
 /// About two hundred bytes, each a job of its own, as a producer elsewhere would write it.
 fn message(id: &str, child: bool) -> ToSend {
-    let body = json!({"job_id": id, "task_id": id, "params": load::params(child), "metadata": {"from": "a producer elsewhere"}}).to_string();
+    let body =
+        json!({"job_id": id, "task_id": id, "params": load::params(child), "metadata": {"from": "a producer elsewhere"}}).to_string();
     ToSend { body, deduplication_id: id.to_owned(), group: "bench".to_owned(), delay: Duration::ZERO }
 }

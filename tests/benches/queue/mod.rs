@@ -7,6 +7,7 @@ mod broker;
 pub mod figures;
 pub mod load;
 mod ours;
+mod sqs;
 
 use super::{median, servers::postgres::Server};
 use figures::Figures;
@@ -54,6 +55,9 @@ impl Wanted {
 
 /// Measures and prints.
 pub fn measure(words: &[&str]) {
+    if let ["--sqs", rest @ ..] = words {
+        return sqs::measure(rest);
+    }
     let wanted = Wanted::read(words);
     println!(
         "{} tasks of 200 bytes, half of those submitted with one child, no outputs; {CONCURRENCY} at once; median of {} rounds in turn:",
@@ -85,6 +89,9 @@ fn run_apart(store: &str, name: &str, tasks: u32, dsn: Option<String>) -> Figure
 
 /// One run, in this process: prints its figures as a line.
 pub fn run_here(words: &[&str]) {
+    if let ["sqs", rest @ ..] = words {
+        return sqs::run_here(rest);
+    }
     let &[store, name, tasks, ref dsn @ ..] = words else { panic!("{ONE_RUN} STORE LOOP TASKS [DSN]") };
     let store = match (store, dsn) {
         ("sqlite-normal", []) => Store::SqliteNormal,

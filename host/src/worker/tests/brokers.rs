@@ -2,23 +2,23 @@
 
 use super::tray::Tray;
 use super::*;
-use crate::queue::MemoryQueueConfig;
+use crate::queue::{MemoryQueueConfig, Queue};
 use crate::task::children::{Delivery, FailureRoute};
 use crate::task_store::TaskView;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
 /// A worker beside which messages are put into its queue.
-struct Served {
+pub(super) struct Served {
     drain: CancellationToken,
     running: JoinHandle<Summary>,
 }
 
 impl Place {
-    fn queue(&self, tray: &Arc<Tray>) -> QueueSpec {
+    fn queue<Q: Queue + 'static>(&self, queue: &Arc<Q>) -> QueueSpec {
         QueueSpec {
             name: "q".into(),
-            queue: Arc::clone(tray) as _,
+            queue: Arc::clone(queue) as _,
             tenant: "t".into(),
             trusted: false,
             steps: vec!["s".into()],
@@ -27,27 +27,27 @@ impl Place {
         }
     }
 
-    fn serve(&self, tray: &Arc<Tray>, change: impl FnOnce(&mut Setting)) -> Served {
-        let mut setting = Setting { queues: vec![self.queue(tray)], ..Setting::default() };
+    pub(super) fn serve<Q: Queue + 'static>(&self, queue: &Arc<Q>, change: impl FnOnce(&mut Setting)) -> Served {
+        let mut setting = Setting { queues: vec![self.queue(queue)], ..Setting::default() };
         change(&mut setting);
         let (worker, drain) = (self.worker_as(setting), CancellationToken::new());
         let stop = drain.clone();
         Served { drain, running: tokio::spawn(async move { worker.run(Until::Stopped, None, stop).await }) }
     }
 
-    async fn task(&self, id: &str) -> TaskView {
+    pub(super) async fn task(&self, id: &str) -> TaskView {
         self.store.task("t", id).await.unwrap()
     }
 }
 
 impl Served {
-    async fn stop(self) -> Summary {
+    pub(super) async fn stop(self) -> Summary {
         self.drain.cancel();
         timeout(Duration::from_secs(20), self.running).await.expect("the worker comes to an end").unwrap()
     }
 }
 
-fn message(id: &str, params: serde_json::Value) -> String {
+pub(super) fn message(id: &str, params: serde_json::Value) -> String {
     json!({"job_id": format!("job-{id}"), "task_id": id, "params": params}).to_string()
 }
 

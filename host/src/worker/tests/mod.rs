@@ -2,6 +2,7 @@
 
 mod brokers;
 mod runs;
+mod sqs;
 mod stopping;
 mod sweeping;
 mod tray;
