@@ -39,6 +39,8 @@ cargo xtask COMMAND
                     what a task costs from claim to end, beside the hook compiled in and beside bare SQL
   bench queue --redis [--tasks N] [--rounds N]
                     tasks per second over Redis, and commands of Redis per task, beside Celery and Dramatiq
+  bench queue --sqs [--tasks N] [--rounds N]
+                    tasks per second over SQS, and calls of AWS per task
   bench pickup [--seconds N] [--rounds N]
                     how soon a task is picked up that another process submits, beside bare SQLite
   bench ocr         the OCR pipeline beside the Python original, pair by pair

@@ -11,9 +11,11 @@ mod redis;
 #[allow(dead_code, reason = "the end-to-end tests and the benches use it too, and each uses another part")]
 #[path = "../../../tests/src/servers/redis.rs"]
 pub(crate) mod redis_server;
+mod sqs;
 
 pub use memory::{MemoryQueue, MemoryQueueConfig};
 pub use redis::{RedisAddress, RedisQueue};
+pub use sqs::{SqsAddress, SqsCalls, SqsQueue};
 
 use async_trait::async_trait;
 use std::time::Duration;
@@ -93,4 +95,10 @@ pub trait Queue: Send + Sync {
 
     /// Longest that a delivery can stay hidden in all, from its delivery on; none where there is no bound.
     fn max_hold(&self) -> Option<Duration>;
+
+    /// How many messages one call carries at the price of one: where that is more than one, whoever has fewer to receive, to answer or to
+    /// send does well to wait a moment for more.
+    fn batch(&self) -> u32 {
+        1
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing rests on any of it: a delivery that cannot be hidden or acknowledged comes again, and its claim sees what became of it.
 
+use super::GATHER;
 use super::queues::QueueSpec;
 use crate::failpoint::{Point, reach};
 use crate::queue::{Delivered, QueueError};
@@ -9,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Most answers that wait for the broker; whoever has one more waits.
 const WAITING_ANSWERS: usize = 1024;
@@ -237,10 +238,26 @@ impl Deliveries {
 impl Answers {
     /// Gives answers as they come, many in one call where many wait, until the run and the last delivery of it are gone.
     pub async fn give(mut self, deliveries: Arc<Deliveries>) {
-        let mut given = Vec::new();
-        while self.0.recv_many(&mut given, BATCH).await > 0 {
+        let batch = deliveries.spec.queue.batch() as usize;
+        let mut waiting = Vec::new();
+        while !waiting.is_empty() || self.0.recv_many(&mut waiting, BATCH).await > 0 {
+            let is_whole = self.gather(&mut waiting, batch).await;
+            // What goes beyond whole batches begins the next one.
+            let ready = if is_whole { waiting.len() - waiting.len() % batch.max(1) } else { waiting.len() };
+            let given: Vec<(Delivery, Verdict)> = waiting.drain(..ready).collect();
             deliveries.give(&given).await;
-            given.clear();
         }
+    }
+
+    /// Waits a moment until there are enough answers for a call. Returns whether there are.
+    async fn gather(&mut self, waiting: &mut Vec<(Delivery, Verdict)>, batch: usize) -> bool {
+        let until = Instant::now() + GATHER;
+        while waiting.len() < batch {
+            match timeout_at(until, self.0.recv_many(waiting, BATCH)).await {
+                Ok(more) if more > 0 => {}
+                _ => return false,
+            }
+        }
+        true
     }
 }

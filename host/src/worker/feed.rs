@@ -23,12 +23,14 @@ pub(super) struct Feed {
     pub looking: Option<(Id, Reserved)>,
     /// Not looked at before.
     pub not_before: Instant,
+    /// Until when room is gathered for its next look, if it is.
+    pub gathering: Option<Instant>,
     failures: u32,
 }
 
 impl Feed {
     pub fn new(inbox: Option<Inbox>) -> Self {
-        Self { inbox, idle: false, looking: None, not_before: Instant::now(), failures: 0 }
+        Self { inbox, idle: false, looking: None, not_before: Instant::now(), gathering: None, failures: 0 }
     }
 
     /// Its queue, for people.

@@ -38,6 +38,12 @@ use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// How long room, answers and messages are gathered for a queue that carries many in one call ([`Queue::batch`]): about what the way to
+/// such a broker takes, so that a lone task is held up no longer than that, and at full load every call is full.
+///
+/// [`Queue::batch`]: crate::queue::Queue::batch
+const GATHER: Duration = Duration::from_millis(20);
+
 /// What a worker is told.
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -1,9 +1,9 @@
 //! The relay: sends the messages of the outbox to their queues. A row goes once its broker has confirmed the message; a crash in
 //! between sends it again under the same id, and the claim of its task absorbs the second one.
 
-use super::Worker;
 use super::queues::QueueSpec;
 use super::receive::dead_letter;
+use super::{GATHER, Worker};
 use crate::failpoint::{Point, reach};
 use crate::queue::{QueueError, ToSend};
 use crate::task::children;
@@ -12,7 +12,7 @@ use crate::task::uri::Uri;
 use crate::task_store::{Admission, Feed, NewJob, Outgoing, Settlement, StoreError, TaskView};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// Most messages taken out of the outbox at once.
 const BATCH: u32 = 128;
@@ -20,18 +20,30 @@ const BATCH: u32 = 128;
 /// How long a row is left to the relay that took it. Longer than a send may take, and the pause after one that failed.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Longest that one send of a batch may take.
+/// Longest that sending a batch may take, with all tries.
 const SEND: Duration = Duration::from_secs(20);
+
+/// Tries to send a message before its row waits for the end of its lease, and the pause after the first; each is four times the last.
+const TRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest pause between two looks into the outbox: others put rows there too, and rows that failed come back.
 const PERIOD: Duration = Duration::from_secs(5);
 
 /// Relays for as long as the worker runs. Woken by ends here, which may have put something in.
 pub(super) async fn relay_on(worker: &Worker) {
+    let gathers = worker.queues.iter().any(|queue| queue.queue.batch() > 1);
     loop {
+        let began = Instant::now();
         match relay(worker).await {
             Ok(taken) if taken >= BATCH as usize => {}
-            Ok(_) => drop(timeout(PERIOD, worker.ended.notified()).await),
+            Ok(_) => {
+                if gathers {
+                    // The first message after a pause goes at once; those that follow gather meanwhile.
+                    sleep_until(began + GATHER).await;
+                }
+                drop(timeout(PERIOD, worker.ended.notified()).await);
+            }
             Err(error) => {
                 tracing::warn!(%error, "the outbox could not be read; trying again");
                 tokio::time::sleep(PERIOD).await;
@@ -76,9 +88,44 @@ async fn send(worker: &Worker, spec: &QueueSpec, rows: Vec<Outgoing>) -> Vec<i64
         let text = format!("its message has {} bytes, and queue '{}' takes {max}; put what is large in storage", row.body.len(), spec.name);
         gone.extend(give_up(worker, &row, TaskError::new("message-size", text)).await);
     }
-    if rows.is_empty() {
-        return gone;
+    let (until, mut pause, mut left) = (Instant::now() + SEND, FIRST_PAUSE, rows);
+    for attempt in 1..=TRIES {
+        if left.is_empty() {
+            break;
+        }
+        if attempt > 1 {
+            sleep(pause).await;
+            pause *= 4;
+        }
+        let Some(answers) = confirmed(spec, &left, until).await else { break };
+        let (mut again, mut why) = (Vec::new(), None);
+        for (row, answer) in left.into_iter().zip(answers) {
+            match answer {
+                Ok(()) => gone.push(row.id),
+                Err(QueueError::Invalid(why)) => {
+                    let text = format!("queue '{}' does not take its message: {why}", spec.name);
+                    gone.extend(give_up(worker, &row, TaskError::new("message-refused", text)).await);
+                }
+                // Only these are sent again, and not the whole batch.
+                Err(QueueError::Unavailable(error)) => {
+                    again.push(row);
+                    why = Some(error);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, queue = spec.name, task_id = row.key.task_id, "a message could not be sent; trying again")
+                }
+            }
+        }
+        if let Some(error) = why {
+            tracing::warn!(error, queue = spec.name, messages = again.len(), attempt, "messages could not be sent; trying again");
+        }
+        left = again;
     }
+    gone
+}
+
+/// Asks a queue to take messages: an answer for each. None: it takes none of them now, or did not answer in time.
+async fn confirmed(spec: &QueueSpec, rows: &[Outgoing], until: Instant) -> Option<Vec<Result<(), QueueError>>> {
     let messages = rows.iter().map(|row| ToSend {
         body: row.body.clone(),
         deduplication_id: row.key.task_id.clone(),
@@ -86,28 +133,18 @@ async fn send(worker: &Worker, spec: &QueueSpec, rows: Vec<Outgoing>) -> Vec<i64
         delay: row.delay,
     });
     reach(Point::BeforeSend);
-    let answers = match timeout(SEND, spec.queue.send(messages.collect())).await {
-        Ok(Ok(answers)) => answers,
+    match timeout_at(until, spec.queue.send(messages.collect())).await {
+        Ok(Ok(answers)) => Some(answers),
+        Ok(Err(error @ QueueError::Unavailable(_))) => Some(vec![Err(error); rows.len()]),
         Ok(Err(error)) => {
             tracing::warn!(%error, queue = spec.name, messages = rows.len(), "messages could not be sent; trying again");
-            return gone;
+            None
         }
         Err(_) => {
             tracing::warn!(queue = spec.name, messages = rows.len(), "messages were not confirmed in time; sending them again");
-            return gone;
-        }
-    };
-    for (row, answer) in rows.into_iter().zip(answers) {
-        match answer {
-            Ok(()) => gone.push(row.id),
-            Err(QueueError::Invalid(why)) => {
-                let text = format!("queue '{}' does not take its message: {why}", spec.name);
-                gone.extend(give_up(worker, &row, TaskError::new("message-refused", text)).await);
-            }
-            Err(error) => tracing::warn!(%error, queue = spec.name, task_id = row.key.task_id, "a message could not be sent; trying again"),
+            None
         }
     }
-    gone
 }
 
 /// A message that its queue will never take. Its task, which would wait for it for ever, is claimed as if the message had arrived and

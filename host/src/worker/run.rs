@@ -1,6 +1,5 @@
 //! The run loop: room, then a look at the table and at every queue in turn, then execute.
 
-use super::Worker;
 use super::deliveries::{Delivery, Inbox};
 use super::execute::{execute, finish};
 use super::feed::Feed;
@@ -8,6 +7,7 @@ use super::load::{Load, Reserved, Summary};
 use super::receive::{Brought, Errand, Look, LookError, look};
 use super::relay::relay_on;
 use super::sweep::sweep_on;
+use super::{GATHER, Worker};
 use crate::failpoint::{Point, reach};
 use crate::task::id::JobKey;
 use crate::task::state::TaskState;
@@ -177,9 +177,31 @@ impl<'a> Shift<'a> {
             match self.feeds.get(at).and_then(|feed| feed.inbox.clone()) {
                 None if self.hopeful => self.claim(share),
                 None => {}
-                Some(inbox) => self.start_look(at, inbox, &share),
+                Some(inbox) => {
+                    if let Some(share) = self.gathered(at, inbox.deliveries.spec.queue.batch(), share) {
+                        self.start_look(at, inbox, &share);
+                    }
+                }
             }
         }
+    }
+
+    /// Room for whole batches of a queue that carries many messages in one call. Places become free one by one: while there are too few
+    /// for a batch, and more to come, the look waits a moment, counted from the first place on: another feed may have it meanwhile.
+    fn gathered(&mut self, at: usize, batch: u32, mut share: Reserved) -> Option<Reserved> {
+        let is_more_to_come = self.load.total() > 0;
+        let feed = self.feeds.get_mut(at)?;
+        if share.max < batch && is_more_to_come {
+            let now = Instant::now();
+            if *feed.gathering.get_or_insert(now + GATHER) > now {
+                return None;
+            }
+        }
+        feed.gathering = None;
+        if share.max > batch {
+            share.max -= share.max % batch.max(1);
+        }
+        Some(share)
     }
 
     /// What a feed may take now: a fair part of the room, but one place for every other that may have something any moment. None:
@@ -340,7 +362,9 @@ impl<'a> Shift<'a> {
         let now = Instant::now();
         let resting = worker.order.iter().filter_map(|step| worker.rests_until(step));
         let pausing = self.feeds.iter().map(|feed| feed.not_before).filter(|until| *until > now);
-        let wake = resting.chain(pausing).min().map_or(now + LOOK, |until| until.min(now + LOOK));
+        // A moment that is over by now is not to be missed: the next turn begins that look. Without room there is nothing to wake for.
+        let gathering = self.feeds.iter().enumerate().filter_map(|(at, feed)| feed.gathering.filter(|_| self.share(at).is_some()));
+        let wake = resting.chain(pausing).chain(gathering).min().map_or(now + LOOK, |until| until.min(now + LOOK));
         tokio::select! {
             biased;
             () = self.drain.cancelled() => return,

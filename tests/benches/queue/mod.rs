@@ -8,6 +8,7 @@ pub mod figures;
 pub mod load;
 mod ours;
 mod redis;
+mod sqs;
 
 use super::{median, servers::postgres::Server};
 use figures::Figures;
@@ -58,6 +59,9 @@ pub fn measure(words: &[&str]) {
     if let ["--redis", rest @ ..] = words {
         return redis::measure(rest);
     }
+    if let ["--sqs", rest @ ..] = words {
+        return sqs::measure(rest);
+    }
     let wanted = Wanted::read(words);
     println!(
         "{} tasks of 200 bytes, half of those submitted with one child, no outputs; {CONCURRENCY} at once; median of {} rounds in turn:",
@@ -91,6 +95,9 @@ fn run_apart(store: &str, name: &str, tasks: u32, dsn: Option<String>) -> Figure
 pub fn run_here(words: &[&str]) {
     if let ["redis", rest @ ..] = words {
         return redis::run_here(rest);
+    }
+    if let ["sqs", rest @ ..] = words {
+        return sqs::run_here(rest);
     }
     let &[store, name, tasks, ref dsn @ ..] = words else { panic!("{ONE_RUN} STORE LOOP TASKS [DSN]") };
     let store = match (store, dsn) {

@@ -8,3 +8,5 @@ pub mod postgres;
 pub mod proxy;
 #[allow(dead_code, reason = "the host's own tests and the benches use it too, and each uses another part")]
 pub mod redis;
+#[allow(dead_code, reason = "the host's own tests use it too, and each uses another part")]
+pub mod sqs;

@@ -14,6 +14,9 @@ use wasm_worker::queue::{Delivered, Queue, QueueDepth, QueueError, ToSend};
 /// Longest that a late message is late.
 const MAX_LATE_MS: u64 = 15_000;
 
+/// The queue of a world that carries many messages in one call.
+const GATHERED: &str = "q-each";
+
 /// One queue of a world.
 pub struct Broker {
     pub name: &'static str,
@@ -166,5 +169,10 @@ impl Queue for FaultyQueue {
 
     fn max_hold(&self) -> Option<Duration> {
         self.inner().max_hold()
+    }
+
+    /// For one queue room, answers and messages are gathered; the others are called for each.
+    fn batch(&self) -> u32 {
+        if self.broker.name == GATHERED { 10 } else { 1 }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::tray::Tray;
 use super::*;
-use crate::queue::MemoryQueueConfig;
+use crate::queue::{MemoryQueueConfig, Queue};
 use crate::task::children::{Delivery, FailureRoute};
 use crate::task_store::TaskView;
 use serde_json::json;
@@ -15,10 +15,10 @@ pub(super) struct Served {
 }
 
 impl Place {
-    pub(super) fn queue(&self, tray: &Arc<Tray>) -> QueueSpec {
+    pub(super) fn queue<Q: Queue + 'static>(&self, queue: &Arc<Q>) -> QueueSpec {
         QueueSpec {
             name: "q".into(),
-            queue: Arc::clone(tray) as _,
+            queue: Arc::clone(queue) as _,
             tenant: "t".into(),
             trusted: false,
             steps: vec!["s".into()],
@@ -27,8 +27,8 @@ impl Place {
         }
     }
 
-    pub(super) fn serve(&self, tray: &Arc<Tray>, change: impl FnOnce(&mut Setting)) -> Served {
-        let mut setting = Setting { queues: vec![self.queue(tray)], ..Setting::default() };
+    pub(super) fn serve<Q: Queue + 'static>(&self, queue: &Arc<Q>, change: impl FnOnce(&mut Setting)) -> Served {
+        let mut setting = Setting { queues: vec![self.queue(queue)], ..Setting::default() };
         change(&mut setting);
         let (worker, drain) = (self.worker_as(setting), CancellationToken::new());
         let stop = drain.clone();
@@ -47,7 +47,7 @@ impl Served {
     }
 }
 
-fn message(id: &str, params: serde_json::Value) -> String {
+pub(super) fn message(id: &str, params: serde_json::Value) -> String {
     json!({"job_id": format!("job-{id}"), "task_id": id, "params": params}).to_string()
 }
 

@@ -156,7 +156,7 @@ async fn inputs_of_the_wrong_kind_cost_nothing() {
     job.root.delivery = Delivery::Queue("q".into());
     let known = job.root.message.to_json();
     place.store.submit(vec![job]).await.unwrap();
-    let area = place.queue(&Arc::default()).bucket.join("t/").unwrap();
+    let area = place.queue(&Arc::<Tray>::default()).bucket.join("t/").unwrap();
     let inputs = [("liar.png", &b"GIF89a\x01\x00"[..]), ("true.png", b"\x89PNG\r\n\x1a\n\0\0")];
     let mut bodies = vec![known, body(json!({"input_uri": area.join("a.gif").unwrap().as_str()}))];
     for (name, bytes) in inputs {

@@ -4,6 +4,7 @@ mod brokers;
 mod hostile;
 mod redis;
 mod runs;
+mod sqs;
 mod stopping;
 mod storage;
 mod sweeping;
