@@ -268,7 +268,10 @@ async fn what_is_deleted_is_made_again() {
         });
         // Cut off, it says so, and the next call is well; a group that was made anew begins from the stream's beginning.
         let came = came.unwrap_or_default();
-        let _ = queue.acknowledge(vec![held.receipt.clone()]).await;
+        let answer = vec![held.receipt];
+        if queue.acknowledge(answer.clone()).await.is_err() {
+            queue.acknowledge(answer).await.unwrap();
+        }
         for delivered in came.into_iter().chain(take(&queue, LONG).await) {
             // Of a group made anew this is the first delivery again: the answer to the one before counts for it.
             assert_eq!(delivered.body, b"before", "{way:?}");
