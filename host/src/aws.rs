@@ -128,7 +128,7 @@ impl Fault {
         match self {
             Self::Unreachable(_) => true,
             // Whoever keeps them may have been out of reach. Only if all places were asked is it known that there are none.
-            Self::NoCredentials(text) => !text.contains("no credentials found in chain"),
+            Self::NoCredentials(text) => !NOBODY_HAS_THEM.iter().any(|said| text.contains(said)),
             Self::Refused { status, code, .. } => {
                 *status >= 500 || *status == 429 || *status == 408 || code.contains("Throttl") || TEMPORARY.contains(&code.as_str())
             }
@@ -136,6 +136,9 @@ impl Fault {
         }
     }
 }
+
+/// What the SDK says where no place has credentials, in contrast to one that could not be asked.
+const NOBODY_HAS_THEM: [&str; 2] = ["no credentials found in chain", "the credential provider was not enabled"];
 
 /// Names of errors that pass, whatever status they come with: a success may turn into one in the middle.
 const TEMPORARY: [&str; 8] = [

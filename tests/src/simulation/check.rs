@@ -362,14 +362,15 @@ impl World {
         }
     }
 
-    /// A stage that no dead letter needs.
+    /// A stage that no dead letter needs, and that somebody could have removed.
     pub async fn left_behind(&self) -> Option<Uri> {
         let objects = self.objects.list(&Uri::parse(BUCKET).unwrap()).await.unwrap_or_default();
         let dead = TaskFilter { state: Some(TaskState::Dead), limit: ALL, ..TaskFilter::default() };
         let dead = self.tasks.tasks(dead).await.unwrap_or_default();
         let kept: Vec<String> = dead.iter().map(|task| format!("{}_attempts/", task.output_prefix)).collect();
         let mut staged = objects.into_iter().map(|object| object.uri).filter(is_staged);
-        staged.find(|uri| !kept.iter().any(|folder| uri.as_str().starts_with(folder)))
+        let ledger = self.ledger();
+        staged.find(|uri| !kept.iter().any(|folder| uri.as_str().starts_with(folder)) && !ledger.is_orphan(uri))
     }
 }
 

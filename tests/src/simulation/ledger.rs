@@ -12,6 +12,7 @@ use wasm_worker::task::id::TaskKey;
 use wasm_worker::task::lease::Lease;
 use wasm_worker::task::outcome::{MAX_CRASHES, MAX_HANDBACKS};
 use wasm_worker::task::state::JobState;
+use wasm_worker::task::uri::Uri;
 use wasm_worker::task_store::{Admission, Claimed, Commit, JobView};
 
 /// Events kept for the report of a failing seed.
@@ -68,8 +69,10 @@ impl Record {
 type JobEnd = (JobState, Option<Millis>);
 
 /// What a worker may believe of a lease, by what it was told.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct View {
+    /// The process that acts on it.
+    who: String,
     until: Instant,
     lost: bool,
 }
@@ -83,6 +86,8 @@ pub struct Ledger {
     violation: Option<String>,
     tasks: BTreeMap<TaskKey, Record>,
     views: BTreeMap<String, View>,
+    /// Owners whose process went after their lease had: what they staged late is nobody's, and may stay.
+    orphans: BTreeSet<String>,
     prefixes: BTreeMap<String, TaskKey>,
     /// How each job ended, and when.
     jobs: BTreeMap<(String, String), Option<JobEnd>>,
@@ -100,6 +105,7 @@ impl Ledger {
             violation: None,
             tasks: BTreeMap::new(),
             views: BTreeMap::new(),
+            orphans: BTreeSet::new(),
             prefixes: BTreeMap::new(),
             jobs: BTreeMap::new(),
             cancelled: BTreeSet::new(),
@@ -162,7 +168,7 @@ impl Ledger {
         let lease = &claimed.lease;
         self.note(who, "claimed", format_args!("{} epoch {} {}", shown(&lease.key), lease.epoch, claimed.step));
         self.prefixes.insert(claimed.output_prefix.clone(), lease.key.clone());
-        self.views.insert(lease.owner.clone(), View { until, lost: false });
+        self.views.insert(lease.owner.clone(), View { who: who.to_owned(), until, lost: false });
         let record = self.record_mut(&lease.key);
         let before = record.lease.as_ref().map_or(0, |l| l.epoch);
         record.lease = Some(lease.clone());
@@ -186,6 +192,21 @@ impl Ledger {
                 self.note(who, "lease lost", format_args!("{} epoch {}", shown(&lease.key), lease.epoch));
             }
         }
+    }
+
+    /// A process has gone.
+    pub fn gone(&mut self, who: &str, how: &str) {
+        self.note(who, how, "");
+        let now = Instant::now();
+        let late = self.views.iter().filter(|(_, view)| view.who == who && (view.lost || view.until <= now));
+        self.orphans.extend(late.map(|(owner, _)| owner.clone()));
+    }
+
+    /// Whether a staged object is that of a run that came back to a lost lease and went with its process, before it could remove what
+    /// it had staged. The sweeper may have been there before: the only thing that a zombie may leave.
+    pub fn is_orphan(&self, staged: &Uri) -> bool {
+        let folder = staged.as_str().split_once("/_attempts/").and_then(|(_, rest)| rest.split('/').next());
+        folder.and_then(|folder| folder.split_once('-')).is_some_and(|(_, owner)| self.orphans.contains(owner))
     }
 
     /// Whether the worker may act on a lease.

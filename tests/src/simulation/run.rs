@@ -255,8 +255,8 @@ async fn keep_working(world: Arc<World>, index: usize, drains: Arc<Vec<Mutex<Can
         let running = Gated::new(&process, async { worker.run(Until::Stopped, None, drain).await });
         tokio::select! {
             biased;
-            () = process.died() => world.ledger().note(&process.name, "crashes", ""),
-            _ = running => world.ledger().note(&process.name, "drained", ""),
+            () = process.died() => world.ledger().gone(&process.name, "crashes"),
+            _ = running => world.ledger().gone(&process.name, "drained"),
         }
         process.kill();
         sleep(Duration::from_millis(fastrand::u64(10..4000))).await;

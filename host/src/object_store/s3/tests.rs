@@ -382,8 +382,7 @@ async fn a_deletion_that_left_something_is_an_error() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_object_of_s3_is_refused_before_a_call() {
     let store = store_at("http://127.0.0.1:1".into(), Some(SHORT)).await;
-    let long = format!("s3://bucket/{}", "k".repeat(1025));
-    for (address, part) in [("file:///a/b", "no s3:// address"), ("s3://bucket/a/", "a prefix"), (&long, "1024 bytes")] {
+    for (address, part) in [("file:///a/b", "no s3:// address"), ("s3://bucket/a/", "a prefix")] {
         let error = store.get(&Uri::parse(address).unwrap(), 1).await.unwrap_err();
         assert!(matches!(&error, ObjectError::Invalid(text) if text.contains(part)), "{error:?}");
     }
