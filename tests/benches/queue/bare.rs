@@ -20,7 +20,7 @@ const CLAIM: &str = "
 UPDATE tasks SET state = 'PROCESSING', due = 0, epoch = epoch + 1, owner = {uuid}, lease_until = $2 + 90000, claimed_at = $2
 WHERE id IN (SELECT id FROM tasks {index} WHERE state = 'QUEUED' AND due = 1 AND pipeline = 'noop' AND step = 'noop'
              ORDER BY priority DESC, fair, id LIMIT $1)
-RETURNING id, job, grp, epoch, owner, fair, output_prefix, (SELECT message FROM messages WHERE messages.task = tasks.id) AS message";
+RETURNING id, job, grp, epoch, owner, priority, fair, output_prefix, (SELECT message FROM messages WHERE messages.task = tasks.id) AS message";
 
 const CLAIMS: &str = "
 INSERT INTO claims (task, epoch, owner, worker, claimed_at)
@@ -42,9 +42,9 @@ WHERE claims.task = c.task AND claims.epoch = c.epoch";
 const CHILDREN: &str = "
 INSERT INTO tasks (id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair, max_attempts,
                    parent, path, is_input, output_prefix, created_at)
-SELECT {number}, job, grp, 'default', task_id, 'noop', 'noop', 'next', task_id, 'QUEUED', 1, $2, 5, fair, 5, parent, '00000000', 0,
+SELECT {number}, job, grp, 'default', task_id, 'noop', 'noop', 'next', task_id, 'QUEUED', 1, $2, priority, fair, 5, parent, '00000000', 0,
        output_prefix, $2
-FROM {rows job:int grp:int task_id:text fair:int parent:int output_prefix:text} c
+FROM {rows job:int grp:int task_id:text fair:int parent:int output_prefix:text priority:int} c
 RETURNING id, task_id";
 
 const MESSAGES: &str = "INSERT INTO messages (task, message) SELECT task, message FROM {rows task:int message:text} c WHERE $2 > 0";
@@ -73,6 +73,7 @@ struct Task {
     grp: i64,
     epoch: i64,
     owner: String,
+    priority: i64,
     fair: i64,
     output_prefix: String,
     message: String,
@@ -211,7 +212,7 @@ impl Bare {
     async fn children(&mut self, parents: &[&Task], now: i64) {
         let child = |t: &&Task| {
             let prefix = format!("{}{STEP}/next-{:012x}/", t.output_prefix, t.id);
-            (t.job, t.grp, format!("{:064x}", t.id), t.fair + 1, t.id, prefix)
+            (t.job, t.grp, format!("{:064x}", t.id), t.fair + 1, t.id, prefix, t.priority)
         };
         let rows: Vec<_> = parents.iter().map(child).collect();
         let rows = First::Rows(serde_json::to_string(&rows).unwrap());

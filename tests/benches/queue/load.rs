@@ -43,7 +43,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Submits so many jobs that `tasks` tasks will have run in the end: every second job's task has one child.
+    /// Submits so many jobs that `tasks` tasks will have run in the end: every second job's task has one child. Each tenth has a priority
+    /// of its own, below that of the one before, and children have their parent's: so every tenth is the same mix of work.
     pub async fn filled(store: Store, tasks: u32) -> Self {
         let place = Self::empty(store, tasks).await;
         place.submit().await;
@@ -68,9 +69,10 @@ impl Place {
             let mut batch = Vec::new();
             while left > 0 && (batch.len() as u32) < BATCH {
                 let child = number % 2 == 0 && left > 1;
+                let tenth = u64::from(self.tasks - left) * 10 / u64::from(self.tasks);
                 left -= 1 + u32::from(child);
                 number += 1;
-                batch.push(Submission { params: params(child), ..Submission::default() });
+                batch.push(Submission { params: params(child), priority: Some(9 - tenth as u8), ..Submission::default() });
             }
             self.app.submit(&self.pipeline, batch).await.unwrap();
         }

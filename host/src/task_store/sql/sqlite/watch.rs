@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How often the log file is looked at while somebody waits, where the system does not tell of writes.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -16,6 +16,10 @@ const LOOK_ANYWAY: Duration = Duration::from_millis(250);
 
 /// How long further writes are waited for once there was one: a transaction writes many times, and is seen after the last.
 const SETTLE: Duration = Duration::from_millis(1);
+
+/// Shortest time between two looks: of a process that writes on and on, several transactions are seen at once. Each look brings a claim,
+/// and that one takes the write lock from whoever writes.
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// Looks after which SQLite itself is asked, however quiet the file: 0.25 s.
 const ASK_EVERY: u32 = 50;
@@ -36,6 +40,8 @@ pub(in crate::task_store::sql) struct Watch {
     written: Arc<Notify>,
     /// There was a write, and further ones are waited for.
     settling: bool,
+    /// When that was last.
+    looked: Option<Instant>,
     /// None where the system tells of no writes: all its watches are in use, or it has none.
     told: Option<RecommendedWatcher>,
 }
@@ -50,7 +56,7 @@ impl Watch {
         if let Err(error) = &told {
             tracing::debug!(%error, "the system tells of no writes to the task store; its log is looked at instead");
         }
-        Self { log, seen: None, ask_for: 0, quiet: 0, data_version: None, written, settling: false, told: told.ok() }
+        Self { log, seen: None, ask_for: 0, quiet: 0, data_version: None, written, settling: false, looked: None, told: told.ok() }
     }
 
     /// Returns when it is time for a look. Dropped before, it forgets no write.
@@ -62,8 +68,10 @@ impl Watch {
             self.settling = timeout(LOOK_ANYWAY, self.written.notified()).await.is_ok();
         }
         if self.settling {
-            sleep(SETTLE).await;
+            let next = self.looked.map_or(Duration::ZERO, |at| PAUSE.saturating_sub(at.elapsed()));
+            sleep(next.max(SETTLE)).await;
             self.settling = false;
+            self.looked = Some(Instant::now());
         }
     }
 
