@@ -124,7 +124,7 @@ pub(super) struct Told {
 /// Puts the environment's values over those of a table. An empty variable says nothing.
 pub(super) fn lay_over(table: &mut Table, environment: &BTreeMap<String, String>, problems: &mut Problems) -> Told {
     let is_set = |name: &&str| environment.get(*name).is_some_and(|value| !value.is_empty());
-    let mut told = Told { has_aws: AWS.iter().any(|name| is_set(&name)), ..Told::default() };
+    let mut told = Told { has_aws: AWS.iter().any(is_set), ..Told::default() };
     for (name, value) in environment.iter().filter(|(_, value)| !value.is_empty()) {
         if let Some(secret) = name.strip_prefix(SECRET) {
             let (secret, value) = match secret.strip_suffix(FILE) {
