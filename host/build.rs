@@ -1,4 +1,5 @@
 //! Puts the guest SDK and the contract into the binary, for `wasm-worker new`: a list of paths and texts in `$OUT_DIR/vendored.rs`.
+//! And the version of wasmtime, which does not tell it itself, for `wasm-worker doctor`: `WASMTIME_VERSION`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,18 @@ fn main() -> io::Result<()> {
         writeln!(text, "    ({file:?}, include_str!({whole:?})),").map_err(io::Error::other)?;
     }
     text.push_str("]\n");
-    fs::write(variable("OUT_DIR")?.join("vendored.rs"), text)
+    fs::write(variable("OUT_DIR")?.join("vendored.rs"), text)?;
+    let lock = root.join("Cargo.lock");
+    println!("cargo::rerun-if-changed=../Cargo.lock");
+    println!("cargo::rustc-env=WASMTIME_VERSION={}", version_of("wasmtime", &fs::read_to_string(lock)?));
+    Ok(())
+}
+
+/// The version of a package in the text of `Cargo.lock`.
+fn version_of(package: &str, lock: &str) -> String {
+    let mut lines = lock.lines().skip_while(|line| *line != format!("name = \"{package}\"")).skip(1);
+    let version = lines.next().and_then(|line| line.strip_prefix("version = "));
+    version.unwrap_or("\"unknown\"").trim_matches('"').to_owned()
 }
 
 /// Every file at or below `path`, relative to `root`.

@@ -1,11 +1,17 @@
 //! The composition root: the only place that names concrete adapters and puts the rooms together.
 
-use crate::config::{Config, ConfigError, Pipeline, Step, StoreAt};
+mod objects;
+mod probes;
+mod queues;
+
+pub use probes::{Finding, Verdict, examine};
+
+use crate::config::{Config, ConfigError, Pipeline, QueueAt, Step, StoreAt};
 use crate::failpoint;
 use crate::guest::{Component, ComponentError, EngineConfig, EngineError, Grants, GuestEngine, Services, StepGuest, StepSetup, WasmGuests};
 use crate::inference::{BackendChoice, Device, InferenceError, ModelSpec, Models, ModelsConfig};
-use crate::object_store::{FileObjectStore, ObjectStore};
-use crate::task::children::{self, Routes};
+use crate::object_store::ObjectStore;
+use crate::task::children::{self, Delivery, Routes};
 use crate::task::id::JobKey;
 use crate::task::message::{Message, MessageBounds};
 use crate::task::pointer::{self, Violation};
@@ -13,7 +19,7 @@ use crate::task::root::{Origin, Root};
 use crate::task::schema::ParamsSchema;
 use crate::task::uri::Uri;
 use crate::task_store::{Durability, Feed, NewJob, PostgresTaskStore, SqliteTaskStore, StoreError, Submitted, TaskStore};
-use crate::worker::{Settings, StepSpec, Worker};
+use crate::worker::{Settings, StepSpec, Worker, send_all};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +29,9 @@ use uuid::Uuid;
 
 /// File name of the task store in the data directory.
 pub const DATABASE: &str = "wasm-worker.db";
+
+/// Longest that reaching anything outside may take when a command starts: what is wrong is to be said before a person gives up.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Why something could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +50,34 @@ pub enum AppError {
     /// The task store.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The task store, when it was opened.
+    #[error("{setting}: {why}")]
+    OpenStore {
+        /// What names it.
+        setting: String,
+        /// Why.
+        why: StoreError,
+    },
+    /// A broker's queue.
+    #[error("{setting}: {queue}: {why}")]
+    Queue {
+        /// What names it.
+        setting: String,
+        /// Which.
+        queue: String,
+        /// Why.
+        why: String,
+    },
+    /// Where outputs go.
+    #[error("{setting}: {bucket}: {why}")]
+    Bucket {
+        /// What names it.
+        setting: String,
+        /// Which.
+        bucket: String,
+        /// Why.
+        why: String,
+    },
     /// The WebAssembly engine.
     #[error("{0}")]
     Engine(#[from] EngineError),
@@ -155,10 +192,19 @@ impl App {
         let durability = if config.normal_durability { Durability::Normal } else { Durability::Full };
         let tasks: Arc<dyn TaskStore> = match &config.store {
             None => Arc::new(SqliteTaskStore::open(&config.data_dir.join(DATABASE), durability).await?),
-            Some(StoreAt::File(path)) => Arc::new(SqliteTaskStore::open(path, durability).await?),
-            Some(StoreAt::Server(dsn)) => Arc::new(PostgresTaskStore::open(dsn.reveal()).await?),
+            Some(at) => {
+                Self::open_store(at, durability).await.map_err(|why| AppError::OpenStore { setting: config.named("store.dsn"), why })?
+            }
         };
-        Ok(Self { config, tasks, objects: Arc::new(FileObjectStore::new()) })
+        let objects = objects::open(&config).await?;
+        Ok(Self { config, tasks, objects })
+    }
+
+    async fn open_store(at: &StoreAt, durability: Durability) -> Result<Arc<dyn TaskStore>, StoreError> {
+        Ok(match at {
+            StoreAt::File(path) => Arc::new(SqliteTaskStore::open(path, durability).await?),
+            StoreAt::Server(dsn) => Arc::new(PostgresTaskStore::open(dsn.reveal()).await?),
+        })
     }
 
     /// The stores where there are any; none where nothing was ever submitted. For commands that only look: it creates nothing.
@@ -242,33 +288,15 @@ impl App {
 
     /// A registry of models, set up as this machine is configured.
     pub fn models(&self) -> Arc<Models> {
-        let inference = &self.config.inference;
-        Models::new(ModelsConfig {
-            onnxruntime: inference.onnxruntime.clone(),
-            max_concurrent_runs: inference.parallel as usize,
-            parallel: inference.parallel as usize,
-            threads: inference.threads as usize,
-            ..ModelsConfig::for_cores(inference.parallel as usize)
-        })
+        models(&self.config)
     }
 
     /// The models a step may load, each loaded once to see that it can be.
     async fn models_of(&self, models: &Arc<Models>, pipeline: &Pipeline, step: &Step) -> Result<BTreeMap<String, ModelSpec>, AppError> {
         let mut specs = BTreeMap::new();
         for name in &step.models {
-            let Some(decl) = pipeline.models.get(name) else { continue };
-            let written = if decl.backend == "auto" { &self.config.inference.backend } else { &decl.backend };
-            let backend = written.parse::<BackendChoice>();
-            let why = |why| AppError::Model { model: name.clone(), why };
-            let spec = ModelSpec {
-                name: name.clone(),
-                path: decl.path.clone(),
-                sha256: decl.sha256.clone(),
-                backend: backend.map_err(|e| why(InferenceError::InvalidArgument(e.to_string())))?,
-                device: Device::Cpu,
-                threads: None,
-            };
-            models.get(&spec).await.map_err(why)?;
+            let Some(spec) = model_spec(&self.config, pipeline, name)? else { continue };
+            models.get(&spec).await.map_err(|why| AppError::Model { model: name.clone(), why })?;
             specs.insert(name.clone(), spec);
         }
         Ok(specs)
@@ -281,8 +309,20 @@ impl App {
         Ok(GuestEngine::start(&config)?)
     }
 
+    /// Sends what was submitted to its brokers' queues, where they can be reached; workers of those queues do otherwise.
+    pub async fn send(&self, pipeline: &Pipeline) -> Result<(), AppError> {
+        let is_carried = pipeline.steps.iter().any(|step| step.queue != QueueAt::Table);
+        if !is_carried {
+            return Ok(());
+        }
+        let specs: Vec<_> = queues::open(&self.config, pipeline).await?.into_iter().map(Arc::new).collect();
+        Ok(send_all(self.tasks.as_ref(), &specs, &worker_name(), self.config.worker.lease).await?)
+    }
+
     /// Loads and checks the guests and models of a pipeline, and makes a worker that serves it.
     pub async fn worker(&self, pipeline: &Pipeline, options: WorkerOptions) -> Result<Arc<Worker>, AppError> {
+        let (specs_of_queues, ()) =
+            tokio::try_join!(queues::open(&self.config, pipeline), objects::check(&self.config, self.objects.as_ref()))?;
         let (engine, models) = (self.engine()?, self.models());
         let (mut guests, mut specs) = (Vec::new(), Vec::new());
         for step in &pipeline.steps {
@@ -307,7 +347,7 @@ impl App {
             fed_idle: worker.fed_idle,
             job: options.job,
         };
-        Ok(Worker::new(settings, self.services(), guests, specs, Vec::new()))
+        Ok(Worker::new(settings, self.services(), guests, specs, specs_of_queues))
     }
 
     /// What an instance of a step is set up with; its models are loaded once to see that they can be.
@@ -377,6 +417,33 @@ fn described_functions(step: &Step, manifest: Option<&Value>) -> Result<Describe
     Ok(described)
 }
 
+fn models(config: &Config) -> Arc<Models> {
+    let inference = &config.inference;
+    Models::new(ModelsConfig {
+        onnxruntime: inference.onnxruntime.clone(),
+        max_concurrent_runs: inference.parallel as usize,
+        parallel: inference.parallel as usize,
+        threads: inference.threads as usize,
+        ..ModelsConfig::for_cores(inference.parallel as usize)
+    })
+}
+
+/// A model as this machine runs it; none where the pipeline has no such.
+fn model_spec(config: &Config, pipeline: &Pipeline, name: &str) -> Result<Option<ModelSpec>, AppError> {
+    let Some(decl) = pipeline.models.get(name) else { return Ok(None) };
+    let written = if decl.backend == "auto" { &config.inference.backend } else { &decl.backend };
+    let backend = written.parse::<BackendChoice>();
+    let why = |why| AppError::Model { model: name.to_owned(), why };
+    Ok(Some(ModelSpec {
+        name: name.to_owned(),
+        path: decl.path.clone(),
+        sha256: decl.sha256.clone(),
+        backend: backend.map_err(|e| why(InferenceError::InvalidArgument(e.to_string())))?,
+        device: Device::Cpu,
+        threads: None,
+    }))
+}
+
 /// A name for people: host and process, so that a claim can be traced to who made it.
 fn worker_name() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -396,14 +463,26 @@ fn unix_ms(time: SystemTime) -> i64 {
 /// Where the children of a step go.
 pub fn routes_of(pipeline: &Pipeline, step: &Step, default_max_attempts: u32) -> Routes {
     let failure = |s: &Step| Some((s.name.clone(), s.transitions.get(children::FAILURE)?.clone()));
+    let here = pipeline.steps.iter().map(|s| (&s.name, &s.queue, s.max_attempts, false));
+    let elsewhere = pipeline.elsewhere.iter().map(|s| (&s.name, &s.queue, s.max_attempts, s.foreign));
+    let all: Vec<_> = here.chain(elsewhere).collect();
+    let delivery = |queue: &QueueAt, foreign: bool| match queue {
+        QueueAt::Broker(at) if foreign => Some(Delivery::Foreign(at.name())),
+        QueueAt::Broker(at) => Some(Delivery::Queue(at.name())),
+        // Of a rehearsal; any other name was resolved when the pipeline was placed.
+        QueueAt::Named(name) if foreign => Some(Delivery::Foreign(name.clone())),
+        QueueAt::Table | QueueAt::Named(_) => None,
+    };
+    let reads_a_broker = pipeline.steps.iter().any(|s| s.queue != QueueAt::Table);
     Routes {
         next: step.next.clone(),
         then: step.then.clone(),
         transitions: step.transitions.clone(),
-        steps: pipeline.steps.iter().map(|s| s.name.clone()).collect(),
-        max_attempts: pipeline.steps.iter().filter_map(|s| Some((s.name.clone(), s.max_attempts?))).collect(),
+        steps: all.iter().map(|(name, ..)| (*name).clone()).collect(),
+        max_attempts: all.iter().filter_map(|(name, _, attempts, _)| Some(((*name).clone(), (*attempts)?))).collect(),
         default_max_attempts,
-        deliveries: BTreeMap::new(),
+        deliveries: all.iter().filter_map(|(name, queue, _, foreign)| Some(((*name).clone(), delivery(queue, *foreign)?))).collect(),
         failures: pipeline.steps.iter().filter_map(failure).collect(),
+        pipeline: reads_a_broker.then(|| pipeline.name.clone()),
     }
 }

@@ -11,6 +11,7 @@ mod keeping;
 mod looking;
 mod ocr;
 mod operating;
+mod outside;
 mod servers;
 mod simulation;
 mod spin;

@@ -15,6 +15,13 @@ fn built() -> PathBuf {
     std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned()
 }
 
+/// The binary itself.
+pub fn program() -> PathBuf {
+    let binary = built().join("wasm-worker");
+    assert!(binary.is_file(), "{} is absent: `cargo build --release --workspace` builds it", binary.display());
+    binary
+}
+
 /// A guest built by `cargo xtask guests`, by its file name.
 pub fn guest(name: &str) -> PathBuf {
     let path = built().parent().unwrap().join("wasm32-wasip2/release").join(format!("{name}.wasm"));
@@ -80,9 +87,7 @@ impl Place {
 
     /// The binary, with this place's data directory and nothing of the machine's own settings.
     pub fn command(&self, words: &[&str]) -> Command {
-        let binary = built().join("wasm-worker");
-        assert!(binary.is_file(), "{} is absent: `cargo build --release --workspace` builds it", binary.display());
-        let mut command = Command::new(binary);
+        let mut command = Command::new(program());
         command.current_dir(self.path()).args(words).env_clear().env("ORT_DYLIB_PATH", onnxruntime());
         command.env("WASM_WORKER_DATA_DIR", self.path().join("data")).env("WASM_WORKER_LOG", "warn");
         command.envs(self.dsn.iter().map(|dsn| ("DB_DSN", dsn))).stdin(Stdio::null());

@@ -91,6 +91,10 @@ impl From<AppError> for Failure {
             AppError::Config(error) => error.into(),
             AppError::Store(error) => error.into(),
             AppError::DataDir { .. } => Self::failed(text).help("--data-dir, or data_dir in wasm-worker.toml, names another folder"),
+            AppError::OpenStore { why, .. } => Self { message: text, ..Self::from(why) },
+            AppError::Queue { .. } | AppError::Bucket { .. } => {
+                Self::failed(text).help("`wasm-worker doctor` tries each of the places outside")
+            }
             AppError::Engine(_) => Self::failed(text),
             AppError::Component(_) | AppError::Guest { .. } => Self::usage(text).help("`wasm-worker check` tries a guest hook by hook"),
             AppError::Model { .. } => Self::usage(text).help("look at the pipeline's [models] table, or at --model and --backend"),

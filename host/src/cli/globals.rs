@@ -2,14 +2,11 @@
 
 use super::failure::Failure;
 use super::terminal::{is_no_color, note};
-use crate::config::{Config, Overrides};
+use crate::config::{CONFIG, Config, Overrides};
 use crate::task_store::MAX_ANSWER;
 use crate::telemetry;
 use clap::{ArgAction, Args, ValueEnum};
 use std::path::PathBuf;
-
-/// Names the machine's configuration file; not a key of the file itself.
-const CONFIG_VARIABLE: &str = "WASM_WORKER_CONFIG";
 
 /// The log filter where nobody chose one.
 const DEFAULT_LOG: &str = "info";
@@ -18,8 +15,9 @@ const DEFAULT_LOG: &str = "info";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Globals {
-    /// The machine's configuration file [default: wasm-worker.toml, where there is one]
-    #[arg(long, global = true, value_name = "FILE", env = CONFIG_VARIABLE)]
+    /// The machine's configuration: a file (TOML, YAML), or a folder whose files are merged in the order of their names
+    /// [default: wasm-worker.toml or .yaml, or else the folder config, where there is one]
+    #[arg(long, global = true, value_name = "FILE", env = CONFIG)]
     pub config_file: Option<PathBuf>,
     /// Folder of the task store, compiled guests and objects [default: .wasm-worker]
     #[arg(long, global = true, value_name = "DIR")]
@@ -60,13 +58,18 @@ pub enum Chatter {
 }
 
 impl Globals {
-    /// Reads the configuration and starts logging. `flags` are `(dotted key, value)` of the command's own options.
-    pub fn open(&self, chatter: Chatter, flags: &[(&str, String)]) -> Result<Config, Failure> {
+    /// What goes over the file. `flags` are `(dotted key, value)` of the command's own options.
+    pub fn overrides(&self, flags: &[(&str, String)]) -> Result<Overrides, Failure> {
         let mut overrides = Overrides { file: self.config_file.clone(), ..Overrides::default() };
         let chosen = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-        overrides.environment = chosen.filter(|(name, _)| name != CONFIG_VARIABLE).collect();
+        overrides.environment = chosen.filter(|(name, _)| name != CONFIG).collect();
         overrides.flags = self.flags(flags)?;
-        let config = Config::load(&overrides)?;
+        Ok(overrides)
+    }
+
+    /// Reads the configuration and starts logging.
+    pub fn open(&self, chatter: Chatter, flags: &[(&str, String)]) -> Result<Config, Failure> {
+        let config = Config::load(&self.overrides(flags)?)?;
         let log = self.log(&config.log, chatter);
         telemetry::start(&log, config.log_json, is_no_color(), self.verbose > 0).map_err(Failure::usage)?;
         Ok(config)

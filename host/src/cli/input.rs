@@ -11,14 +11,19 @@ use std::path::Path;
 /// Largest `--params`: a message with them must stay below its own bound of 2 MiB.
 const MAX_PARAMS: u64 = 2 << 20;
 
-/// The address of the one file that `--input` grants: a path, or a `file:///` address. Links are followed now, so that the
-/// grant names the file itself.
+/// The address of the one object that `--input` grants: a path, a `file:///` address, or `s3://BUCKET/KEY`. Links are followed now, so
+/// that the grant names the file itself; what lies in S3 is looked for by the task.
 pub fn input(text: &str) -> Result<Uri, Failure> {
     let fault = |why: String| Failure::usage(format!("input '{text}' {why}"));
     let path = match text.split_once("://") {
         Some(("file", path)) => Path::new(path),
+        Some(("s3", _)) => {
+            let uri = Uri::parse(text).map_err(|e| Failure::usage(e).help("write s3://BUCKET/KEY"))?;
+            let one = (!uri.is_prefix()).then_some(uri);
+            return one.ok_or_else(|| fault("is a prefix".to_owned()).help("give one object, s3://BUCKET/KEY"));
+        }
         Some((scheme, _)) => {
-            return Err(fault(format!("has the scheme {scheme}://, which is not built in")).help("give a local file"));
+            return Err(fault(format!("has the scheme {scheme}://, which is not built in")).help("give a path, or s3://BUCKET/KEY"));
         }
         None => Path::new(text),
     };
@@ -87,7 +92,14 @@ mod tests {
         let uri = input(folder.path().join("link").to_str().unwrap()).unwrap();
         assert!(uri.as_str().starts_with("file:///") && uri.as_str().ends_with("/a b.txt"), "{uri}");
         assert_eq!(input(uri.as_str()).unwrap(), uri);
-        for (bad, why) in [(folder.path().to_str().unwrap(), "is a folder"), ("no/such", "cannot be read"), ("s3://bucket/x", "s3://")] {
+        assert_eq!(input("s3://bucket/a/b.png").unwrap().as_str(), "s3://bucket/a/b.png");
+        for (bad, why) in [
+            (folder.path().to_str().unwrap(), "is a folder"),
+            ("no/such", "cannot be read"),
+            ("gs://bucket/x", "gs://"),
+            ("s3://bucket/x/", "is a prefix"),
+            ("s3://x", "s3://bucket/key"),
+        ] {
             let text = input(bad).unwrap_err().to_string();
             assert!(text.contains(why) && text.contains("help:"), "{text}");
         }

@@ -3,7 +3,9 @@
 //! Results go to standard output, logs and progress to standard error. Nothing here decides what happens to a task.
 
 mod check;
+mod config;
 mod dlq;
+mod doctor;
 mod failure;
 mod globals;
 mod input;
@@ -70,6 +72,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Writes the project of a new guest
     New(new::NewArgs),
+    /// Shows and checks the configuration, and lists every environment variable
+    Config(config::ConfigArgs),
+    /// Tries queues, bucket, task store and models, and says what to do about what fails
+    Doctor(doctor::DoctorArgs),
 }
 
 /// The program: parses the arguments, runs the command, and says how it ended.
@@ -104,6 +110,8 @@ async fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Inspect(args) => inspect::run(globals, args).await,
         Command::Check(args) => check::run(globals, args).await,
         Command::New(args) => new::run(globals, args),
+        Command::Config(args) => config::run(globals, args),
+        Command::Doctor(args) => doctor::run(globals, args).await,
     }
 }
 
@@ -156,6 +164,9 @@ mod tests {
             &["check", "p.toml", "--input", "a.png", "--timeout", "30s"],
             &["inspect", "g.wasm", "--json"],
             &["new", "hello", "--dir", "d"],
+            &["config", "show", "--json"],
+            &["config", "check", "p.yaml"],
+            &["doctor", "p.toml", "--json"],
         ] {
             if let Err(error) = parse(words) {
                 panic!("{words:?}: {error}");

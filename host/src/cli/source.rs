@@ -1,8 +1,7 @@
 //! What is to be run: a component or a pipeline file, and what flags add around a component.
 
 use super::failure::Failure;
-use crate::config::{MadeUp, Pipeline};
-use crate::task::limits::Limits;
+use crate::config::{Config, MadeUp, Pipeline};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -21,15 +20,17 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads the pipeline, or makes one up around the component. `limits` are the machine's own.
-    pub fn load(&self, limits: &Limits) -> Result<Pipeline, Failure> {
+    /// Reads the pipeline, or makes one up around the component, as this machine runs it.
+    pub fn load(&self, config: &Config) -> Result<Pipeline, Failure> {
         let shown = self.source.display();
         let meta = std::fs::metadata(&self.source).map_err(|e| {
-            Failure::usage(format!("{shown} cannot be read: {e}")).help("name a component (.wasm) or a pipeline file (.toml)")
+            Failure::usage(format!("{shown} cannot be read: {e}")).help("name a component (.wasm) or a pipeline file (.toml, .yaml)")
         })?;
         if meta.is_dir() {
-            let file = self.source.join("pipeline.toml");
-            let help = if file.is_file() { format!("did you mean {}?", file.display()) } else { "name a .wasm or .toml file".to_owned() };
+            let files = ["pipeline.toml", "pipeline.yaml", "pipeline.yml"].map(|name| self.source.join(name));
+            let file = files.iter().find(|file| file.is_file());
+            let help =
+                file.map_or_else(|| "name a .wasm, .toml or .yaml file".to_owned(), |file| format!("did you mean {}?", file.display()));
             return Err(Failure::usage(format!("{shown} is a folder")).help(help));
         }
         for (name, file) in &self.models {
@@ -38,7 +39,8 @@ impl Source {
             }
         }
         let made_up = MadeUp { models: self.models.clone(), config: self.config.clone() };
-        Ok(Pipeline::load(&self.source, &made_up, limits)?)
+        let pipeline = Pipeline::load(&self.source, &made_up, &config.limits)?;
+        Ok(pipeline.placed(config, &self.source.display().to_string())?)
     }
 }
 
@@ -59,6 +61,7 @@ fn model(text: &str) -> Result<(String, PathBuf), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Overrides;
 
     #[test]
     fn pairs_as_people_write_them() {
@@ -73,7 +76,7 @@ mod tests {
     #[test]
     fn a_missing_source_is_named() {
         let source = Source { source: "no/such.wasm".into(), models: vec![], config: vec![] };
-        let text = source.load(&Limits::default()).unwrap_err().to_string();
+        let text = source.load(&Config::load(&Overrides::default()).unwrap()).unwrap_err().to_string();
         assert!(text.contains("no/such.wasm") && text.contains("help:"), "{text}");
     }
 }

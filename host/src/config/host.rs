@@ -1,39 +1,20 @@
-//! The machine's configuration: `wasm-worker.toml`, then the environment, then flags; one typed value in the end.
+//! The machine's configuration: file, environment and flags; one typed value in the end.
 
+use super::bucket;
+use super::environment;
 use super::pipeline::{read_limits, read_retry};
-use super::section::{ConfigError, Problems, Section};
+use super::queue::{self, BrokerAt, QueueAt, QueueConfig, QueueRules};
+use super::section::{ConfigError, Problems, Section, Setting};
+use super::sources::{Overrides, Sources, gather};
 use super::store::{self, StoreAt};
 use crate::failpoint::AbortAt;
 use crate::task::limits::Limits;
-use crate::task::message::nearest;
 use crate::task::retry::RetryPolicy;
 use crate::task::uri::Uri;
+use serde_json::Value as Json;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
-use toml::{Table, Value};
-
-/// The file that is read where none is named and it exists.
-pub const DEFAULT_FILE: &str = "wasm-worker.toml";
-
-/// Environment variables and the keys they set.
-pub const ENVIRONMENT: &[(&str, &str)] = &[
-    ("WASM_WORKER_DATA_DIR", "data_dir"),
-    ("WASM_WORKER_TENANT", "tenant"),
-    ("WASM_WORKER_LOG", "log"),
-    ("WASM_WORKER_LOG_FORMAT", "log_format"),
-    ("WASM_WORKER_CONCURRENCY", "worker.concurrency"),
-    ("WASM_WORKER_LEASE", "worker.lease"),
-    ("WASM_WORKER_GRACE", "worker.grace"),
-    ("WASM_WORKER_MAX_ATTEMPTS", "worker.max_attempts"),
-    ("WASM_WORKER_DURABILITY", "store.durability"),
-    ("WASM_WORKER_BACKEND", "inference.backend"),
-    ("WASM_WORKER_THREADS", "inference.threads"),
-    ("WASM_WORKER_ONNXRUNTIME", "inference.onnxruntime"),
-    ("ORT_DYLIB_PATH", "inference.onnxruntime"),
-    ("BUCKET", "storage.bucket"),
-    ("DB_DSN", "store.dsn"),
-];
 
 /// The machine's configuration, checked.
 #[derive(Debug, Clone)]
@@ -58,22 +39,27 @@ pub struct Config {
     pub inference: InferenceConfig,
     /// Where jobs put their outputs: a prefix.
     pub bucket: Uri,
+    /// Where S3 is, if it is not what the AWS tools of this machine have.
+    pub s3: S3At,
+    /// Queues of the pipeline's entry.
+    pub queue: QueueConfig,
+    /// What is known of other queues.
+    pub queues: Vec<QueueRules>,
     /// Bounds of every step that sets none of its own.
     pub limits: Limits,
     /// Secrets by name, from `WASM_WORKER_SECRET_<NAME>`. A step sees those it is granted.
     pub secrets: BTreeMap<String, String>,
     /// Where a developer wants this process to abort, from `WASM_WORKER_ABORT_AT`; never from a file.
     pub abort_at: Option<AbortAt>,
+    /// Every key as it is in force, for people; secrets are masked.
+    pub settings: Vec<Setting>,
 }
+
+/// Where everything is kept unless told otherwise.
+const DATA_DIR: &str = ".wasm-worker";
 
 /// How long jobs that have ended are kept unless told otherwise: longer than any queue keeps a message of theirs.
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);
-
-/// A variable that starts so holds a secret; the rest of its name is the secret's.
-const SECRET: &str = "WASM_WORKER_SECRET_";
-
-/// Arms a failpoint; see [`crate::failpoint`].
-const ABORT_AT: &str = "WASM_WORKER_ABORT_AT";
 
 /// The worker's settings.
 #[derive(Debug, Clone)]
@@ -90,6 +76,21 @@ pub struct WorkerConfig {
     pub retry: RetryPolicy,
     /// A job fed by messages that nobody has sealed is closed once it has had no live task, and its queue no message, for this long.
     pub fed_idle: Duration,
+    /// Whether this is the only worker of its queues: its task store need not be shared then.
+    pub single: bool,
+}
+
+/// `storage.endpoint`, `storage.region`, `storage.path_style`.
+#[derive(Debug, Clone, Default)]
+pub struct S3At {
+    /// `http(s)://host[:port]` of what speaks S3.
+    pub endpoint: Option<String>,
+    /// Its region.
+    pub region: Option<String>,
+    /// Whether the bucket stands in the path and not in the host's name.
+    pub path_style: Option<bool>,
+    /// Whether the environment says anything of it.
+    pub in_environment: bool,
 }
 
 /// How models are run.
@@ -105,171 +106,193 @@ pub struct InferenceConfig {
     pub parallel: u32,
 }
 
-/// What overrides the file: the environment and flags.
-#[derive(Debug, Clone, Default)]
-pub struct Overrides {
-    /// The file; none: `wasm-worker.toml` where it exists.
-    pub file: Option<PathBuf>,
-    /// The environment.
-    pub environment: BTreeMap<String, String>,
-    /// `(dotted key, value)` of flags; they win.
-    pub flags: Vec<(String, String)>,
-}
-
 impl Config {
     /// Reads file, environment and flags, and checks the whole.
     pub fn load(overrides: &Overrides) -> Result<Self, ConfigError> {
-        let default = Path::new(DEFAULT_FILE);
-        let file = overrides.file.clone().or_else(|| default.is_file().then(|| default.to_owned()));
-        let mut folder = PathBuf::from(".");
-        let (mut table, mut source) = (Table::new(), "configuration".to_owned());
-        if let Some(file) = &file {
-            source = file.display().to_string();
-            let text = std::fs::read_to_string(file).map_err(|e| ConfigError::of(&source, format!("cannot be read: {e}")))?;
-            table = text.parse().map_err(|e: toml::de::Error| ConfigError::of(&source, e.to_string()))?;
-            folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-        }
-        let mut problems = Problems::new(&source);
-        // A path in the file starts at the file; a path from elsewhere starts where the user stands.
-        for key in ["data_dir", "inference.onnxruntime", "storage.bucket"] {
-            anchor(&mut table, key, &folder);
-        }
-        store::anchor(&mut table, &folder);
-        let (mut secrets, mut abort_at) = (BTreeMap::new(), None);
-        for (name, value) in &overrides.environment {
-            if let Some(secret) = name.strip_prefix(SECRET) {
-                secrets.insert(secret.to_owned(), value.clone());
-                continue;
-            }
-            if name == ABORT_AT {
-                abort_at = value.parse().map_err(|e: String| problems.add(name, value, e)).ok();
-                continue;
-            }
-            match ENVIRONMENT.iter().find(|(known, _)| known == name) {
-                Some((_, key)) if !value.is_empty() => {
-                    set(&mut table, key, value);
-                    problems.set_origin(key, format!("environment variable {name}"));
-                }
-                None if name.starts_with("WASM_WORKER_") => {
-                    let known: Vec<&str> = ENVIRONMENT.iter().map(|(n, _)| *n).collect();
-                    let hint =
-                        nearest(name, &known).map_or_else(|| format!("known: {}", known.join(", ")), |n| format!("did you mean {n}?"));
-                    problems.add(name, value, format!("unknown environment variable; {hint}"));
-                }
-                _ => {}
-            }
-        }
-        for (key, value) in &overrides.flags {
-            set(&mut table, key, value);
-            problems.set_origin(key, "command line".to_owned());
-        }
+        let Sources { table, problems, told } = gather(overrides)?;
         let mut config = read(Section::new(table, &problems), &problems);
-        (config.secrets, config.abort_at) = (secrets, abort_at);
+        (config.secrets, config.abort_at, config.s3.in_environment) = (told.secrets, told.abort_at, told.has_aws);
+        config.settings = problems.settings();
+        let secret = |name: &String| Setting {
+            key: format!("secrets.{name}"),
+            value: Json::from("…"),
+            source: Some(format!("environment variable {}", environment::secret_variable(name, overrides))),
+        };
+        config.settings.extend(config.secrets.keys().map(secret));
         problems.finish(config)
     }
-}
 
-/// Sets a dotted key to a text.
-fn set(table: &mut Table, key: &str, value: &str) {
-    match key.split_once('.') {
-        None => {
-            table.insert(key.to_owned(), Value::from(value));
+    /// A key as it is in force.
+    pub fn setting(&self, key: &str) -> Option<&Setting> {
+        self.settings.iter().find(|setting| setting.key == key)
+    }
+
+    /// Queues of brokers that the machine itself names, each with its key.
+    pub fn brokers(&self) -> Vec<(&'static str, &BrokerAt)> {
+        let keys = [("queue.url", &self.queue.url), ("queue.next", &self.queue.next)];
+        keys.into_iter().filter_map(|(key, at)| Some((key, self.broker(at.as_ref()?)?))).collect()
+    }
+
+    /// The broker's queue that an address means, if it means one that is known.
+    pub fn broker<'a>(&'a self, at: &'a QueueAt) -> Option<&'a BrokerAt> {
+        match at {
+            QueueAt::Broker(at) => Some(at),
+            QueueAt::Named(name) => self.queues.iter().find(|rules| rules.name.as_ref() == Some(name)).map(|rules| &rules.at),
+            QueueAt::Table => None,
         }
-        Some((head, rest)) => {
-            if let Value::Table(inner) = table.entry(head).or_insert_with(|| Value::Table(Table::new())) {
-                set(inner, rest, value);
-            }
+    }
+
+    /// A key for an error: the variable that set it, or the key and its file.
+    pub fn named(&self, key: &str) -> String {
+        match self.setting(key).and_then(|setting| setting.source.as_deref()) {
+            Some(source) => source.strip_prefix("environment variable ").map_or_else(|| format!("{source}: {key}"), str::to_owned),
+            None => key.to_owned(),
         }
+    }
+
+    /// Whether anything here can name an object in S3.
+    pub fn uses_s3(&self) -> bool {
+        let rules = self.queues.iter().flat_map(|rules| &rules.inputs);
+        let mut named = std::iter::once(&self.bucket).chain(&self.queue.inputs).chain(rules);
+        self.s3.in_environment || self.s3.endpoint.is_some() || self.s3.region.is_some() || named.any(|uri| uri.file_path().is_none())
+    }
+
+    /// Why a queue that several workers may read is none for this machine, if so: they would not know of each other's tasks.
+    pub fn not_shared(&self) -> Option<String> {
+        let is_shared = matches!(self.store, Some(StoreAt::Server(_))) || self.worker.single;
+        (!is_shared).then(|| NOT_SHARED.to_owned())
     }
 }
 
-/// Makes a relative path in the file start at the file's folder.
-fn anchor(table: &mut Table, key: &str, folder: &Path) {
-    match key.split_once('.') {
-        Some((head, rest)) => {
-            if let Some(Value::Table(inner)) = table.get_mut(head) {
-                anchor(inner, rest, folder);
-            }
-        }
-        None => {
-            if let Some(Value::String(text)) = table.get_mut(key)
-                && !text.contains("://")
-                && Path::new(text.as_str()).is_relative()
-            {
-                *text = folder.join(text.as_str()).to_string_lossy().into_owned();
-            }
-        }
-    }
-}
+/// What to do where workers of a queue would share no task store.
+const NOT_SHARED: &str = "its workers need one task store that they share, and tasks are kept in a file of this machine; \
+                          set DB_DSN=postgres://USER:PASSWORD@HOST:PORT/DATABASE (store.dsn), or say that this is the only worker of \
+                          the queue: WASM_WORKER_SINGLE=true (worker.single)";
 
 fn read(mut root: Section<'_>, problems: &Problems) -> Config {
     let cores = std::thread::available_parallelism().map_or(2, |n| n.get() as u64);
-    let data_dir = PathBuf::from(root.text("data_dir").unwrap_or_else(|| ".wasm-worker".to_owned()));
+    let data_dir = PathBuf::from(root.text_or("data_dir", DATA_DIR));
     let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
-    let tenant = root.text("tenant").unwrap_or_else(|| "default".to_owned());
+    let tenant = root.text_or("tenant", "default");
     if let Err(e) = crate::task::id::check("tenant", &tenant) {
         root.fault("tenant", &tenant, e);
     }
-    let log = root.text("log").unwrap_or_else(|| "info".to_owned());
-    let log_json = root.choice("log_format", &[("text", false), ("json", true)]).unwrap_or(false);
+    let log = root.text_or("log", "info");
+    let log_json = root.choice_or("log_format", &[("text", false), ("json", true)], ("text", false));
     let limits = read_limits(root.section("limits"), &Limits::default());
     let worker = read_worker(root.section("worker"), cores);
-    let mut store = root.section("store");
-    let store_at = store::read_at(&mut store);
-    let normal_durability = store.choice("durability", &[("full", false), ("normal", true)]).unwrap_or(false);
-    let retention = store.duration("retention").unwrap_or(RETENTION);
-    let mut inference = root.section("inference");
-    let inference = InferenceConfig {
-        backend: inference
-            .choice("backend", &[("auto", "auto"), ("rten", "rten"), ("onnxruntime", "onnxruntime")])
-            .unwrap_or("auto")
-            .to_owned(),
-        onnxruntime: inference.text("onnxruntime").map(PathBuf::from),
-        threads: inference.number("threads", 1, 1024).unwrap_or(cores) as u32,
-        parallel: inference.number("parallel", 1, 1024).unwrap_or(cores) as u32,
-    };
-    let bucket = read_bucket(root.section("storage"), &data_dir, problems);
-    Config {
+    let mut section = root.section("store");
+    let store = store::read_at(&mut section);
+    let normal_durability = section.choice_or("durability", &[("full", false), ("normal", true)], ("full", false));
+    let retention = section.duration_or("retention", RETENTION);
+    let inference = read_inference(root.section("inference"), cores);
+    let mut storage = root.section("storage");
+    let bucket = bucket::read(&mut storage, &data_dir);
+    let s3 = read_s3(&mut storage);
+    let (queue, stores) = queue::read(&mut root.section("queue"));
+    let queues = queue::read_rules(&mut root);
+    let mut config = Config {
         data_dir,
         tenant,
         log,
         log_json,
         worker,
-        store: store_at,
+        store,
         normal_durability,
         retention,
         inference,
         bucket,
+        s3,
+        queue,
+        queues,
         limits,
         secrets: BTreeMap::new(),
         abort_at: None,
+        settings: Vec::new(),
+    };
+    for (key, named) in ["queue.url", "queue.next"].into_iter().zip(stores) {
+        check_table(&mut config, key, named, problems);
+    }
+    check_queues(&config, problems);
+    config
+}
+
+/// A table as queue names a store: the one that is set, or else it sets it.
+fn check_table(config: &mut Config, key: &str, named: Option<StoreAt>, problems: &Problems) {
+    match (&config.store, named) {
+        (_, None) => {}
+        (None, named) => config.store = named,
+        (Some(set), Some(named)) if *set == named => {}
+        (Some(_), Some(_)) => {
+            let text = format!(
+                "is the table of another database than store.dsn ({}); expected one of the two, or both the same",
+                problems.origin("store.dsn")
+            );
+            problems.add(key, &format!("{:?}", config.store), text);
+        }
+    }
+}
+
+/// What brokers' queues ask of the store, as far as it can be told without a pipeline.
+fn check_queues(config: &Config, problems: &Problems) {
+    let queue = &config.queue;
+    let keys = [("queue.url", &queue.url, true), ("queue.next", &queue.next, !queue.next_foreign)];
+    for (key, at, is_ours) in keys {
+        if let Some(QueueAt::Named(name)) = at
+            && config.broker(&QueueAt::Named(name.clone())).is_none()
+        {
+            problems.add(key, name, format!("no such queue: there is no [queues.{name}]; {}", queue::EXPECTED));
+        }
+        let Some(at) = at.as_ref().and_then(|at| config.broker(at)) else { continue };
+        if let Some(why) = config.not_shared().filter(|_| is_ours) {
+            problems.add(key, &at.name(), why);
+        }
+        if config.normal_durability {
+            let text =
+                format!("is not for the broker's queue {}: a power cut would forget what was acknowledged there; expected full", at.name());
+            problems.add("store.durability", "\"normal\"", text);
+        }
     }
 }
 
 fn read_worker(mut section: Section<'_>, cores: u64) -> WorkerConfig {
     WorkerConfig {
-        concurrency: section.number("concurrency", 1, 4096).unwrap_or(cores) as u32,
-        lease: section.duration("lease").unwrap_or(Duration::from_secs(90)).max(Duration::from_millis(500)),
-        grace: section.duration("grace").unwrap_or(Duration::from_secs(30)),
-        max_attempts: section.number("max_attempts", 1, 1000).unwrap_or(5) as u32,
-        retry: read_retry(section.section("retry")).over(RetryPolicy::default()),
-        fed_idle: section.duration("fed_idle").unwrap_or(Duration::from_secs(300)),
+        concurrency: section.number_or("concurrency", 1, 4096, cores) as u32,
+        lease: section.duration_or("lease", Duration::from_secs(90)).max(Duration::from_millis(500)),
+        grace: section.duration_or("grace", Duration::from_secs(30)),
+        max_attempts: section.number_or("max_attempts", 1, 1000, 5) as u32,
+        retry: read_retry(section.section("retry"), RetryPolicy::default()).over(RetryPolicy::default()),
+        fed_idle: section.duration_or("fed_idle", Duration::from_secs(300)),
+        single: section.flag_or("single", false),
     }
 }
 
-fn read_bucket(mut section: Section<'_>, data_dir: &Path, problems: &Problems) -> Uri {
-    let written = section.text("bucket");
-    let parsed = match &written {
-        None => Uri::of_folder(&data_dir.join("objects")),
-        Some(text) if text.starts_with("file://") => Uri::parse(text).map(|u| u.as_prefix()),
-        Some(text) if text.contains("://") => Err("only file:// and plain paths are built in yet".to_owned()),
-        Some(text) => std::path::absolute(text).map_err(|e| e.to_string()).and_then(|p| Uri::of_folder(&p)),
+fn read_s3(section: &mut Section<'_>) -> S3At {
+    let mut text = |key: &'static str| {
+        let text = section.text(key);
+        section.note(key, text, |text| Json::from(text.as_str()))
     };
-    parsed.unwrap_or_else(|e| {
-        problems.add("storage.bucket", written.as_deref().unwrap_or_default(), e);
-        // Never used: a problem was reported, so the whole is refused.
-        Uri::root()
-    })
+    let (endpoint, region) = (text("endpoint"), text("region"));
+    let path_style = section.flag("path_style");
+    let path_style = section.note("path_style", path_style, |flag| Json::from(*flag));
+    let is_http = |text: &String| text.starts_with("http://") || text.starts_with("https://");
+    if let Some(bad) = endpoint.as_ref().filter(|text| !is_http(text)) {
+        section.fault("endpoint", bad, "expected http://HOST:PORT or https://HOST");
+    }
+    S3At { endpoint, region, path_style, in_environment: false }
+}
+
+fn read_inference(mut section: Section<'_>, cores: u64) -> InferenceConfig {
+    let backends = [("auto", "auto"), ("rten", "rten"), ("onnxruntime", "onnxruntime")];
+    let backend = section.choice_or("backend", &backends, ("auto", "auto"));
+    let onnxruntime = section.text("onnxruntime");
+    let onnxruntime = section.note("onnxruntime", onnxruntime, |path| Json::from(path.as_str()));
+    InferenceConfig {
+        backend: backend.to_owned(),
+        onnxruntime: onnxruntime.map(PathBuf::from),
+        threads: section.number_or("threads", 1, 1024, cores) as u32,
+        parallel: section.number_or("parallel", 1, 1024, cores) as u32,
+    }
 }
 
 #[cfg(test)]

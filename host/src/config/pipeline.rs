@@ -1,6 +1,9 @@
-//! The pipeline file: models, steps, and how one leads to the next. Relative paths start at the file's folder.
+//! The pipeline file, TOML or YAML: models, steps, and how one leads to the next. Relative paths start at the file's folder.
 
+use super::file;
+use super::queue::{self, QueueAt};
 use super::section::{ConfigError, Problems, Section};
+use super::store::StoreAt;
 use crate::task::accept::Accept;
 use crate::task::id;
 use crate::task::limits::Limits;
@@ -12,7 +15,6 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use toml::Table;
 
 /// A pipeline, checked.
 #[derive(Debug, Clone)]
@@ -23,8 +25,25 @@ pub struct Pipeline {
     pub entry: String,
     /// Models by their short names.
     pub models: BTreeMap<String, ModelDecl>,
-    /// Steps, in the order of the file.
+    /// Steps that are run here, in the order of the file.
     pub steps: Vec<Step>,
+    /// Steps that others run.
+    pub elsewhere: Vec<Elsewhere>,
+    /// Whether it was made up around a component, and has no file.
+    pub is_made_up: bool,
+}
+
+/// A step that is not run here: a table with a `queue` and without a `guest`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// Its name.
+    pub name: String,
+    /// What carries its messages.
+    pub queue: QueueAt,
+    /// Whether another system reads that queue: its tasks have no rows here. Workers of ours do otherwise.
+    pub foreign: bool,
+    /// Attempts before a task is given up; none: the worker's default.
+    pub max_attempts: Option<u32>,
 }
 
 /// A model that steps may use.
@@ -77,6 +96,10 @@ pub struct Step {
     pub models: Vec<String>,
     /// Kinds of input it takes.
     pub accept: Accept,
+    /// Where its tasks wait.
+    pub queue: QueueAt,
+    /// The store that `queue` names, where it is the table of one.
+    pub table: Option<StoreAt>,
     /// Default step of its children.
     pub next: Option<String>,
     /// Default step of its fan-in.
@@ -113,8 +136,7 @@ impl Pipeline {
     pub fn load(path: &Path, made_up: &MadeUp, defaults: &Limits) -> Result<Self, ConfigError> {
         let source = path.display().to_string();
         let absolute = std::path::absolute(path).map_err(|e| ConfigError::of(&source, e.to_string()))?;
-        let is_toml = absolute.extension().is_some_and(|e| e == "toml");
-        if !is_toml {
+        if !file::is_ours(&absolute) {
             return Self::around_guest(&absolute, made_up, defaults);
         }
         if !made_up.models.is_empty() || !made_up.config.is_empty() {
@@ -123,14 +145,13 @@ impl Pipeline {
                 "--model and --config make up a pipeline around a .wasm file; a pipeline file has its own tables",
             ));
         }
-        let text = std::fs::read_to_string(&absolute).map_err(|e| ConfigError::of(&source, format!("cannot be read: {e}")))?;
+        let table = file::read(&absolute, &source)?;
         let folder = absolute.parent().unwrap_or(Path::new("/"));
-        Self::parse(&text, &source, folder, defaults)
+        Self::of(table, &source, folder, defaults)
     }
 
-    /// Parses the text of a pipeline file that stands in `folder`.
-    pub fn parse(text: &str, source: &str, folder: &Path, defaults: &Limits) -> Result<Self, ConfigError> {
-        let table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::of(source, e.to_string()))?;
+    /// Reads what a pipeline file that stands in `folder` says.
+    fn of(table: toml::Table, source: &str, folder: &Path, defaults: &Limits) -> Result<Self, ConfigError> {
         let problems = Problems::new(source);
         let pipeline = read(Section::new(table, &problems), folder, defaults, &problems);
         problems.finish(pipeline)
@@ -154,6 +175,8 @@ impl Pipeline {
             functions: Vec::new(),
             models: models.keys().cloned().collect(),
             accept: Accept::default(),
+            queue: QueueAt::Table,
+            table: None,
             next: None,
             then: None,
             transitions: BTreeMap::new(),
@@ -165,7 +188,24 @@ impl Pipeline {
             grant: Grant::default(),
             config: config.collect(),
         };
-        Ok(Self { entry: name.clone(), name, models, steps: vec![step] })
+        Ok(Self { entry: name.clone(), name, models, steps: vec![step], elsewhere: Vec::new(), is_made_up: true })
+    }
+
+    /// The same for one job that is run here: no other worker is to take its tasks out of a queue.
+    #[must_use]
+    pub fn at_home(mut self) -> Self {
+        self.steps.iter_mut().for_each(|step| step.queue = QueueAt::Table);
+        self
+    }
+
+    /// The same for a rehearsal: what would go elsewhere is waited for by nobody.
+    #[must_use]
+    pub fn by_itself(mut self) -> Self {
+        for step in &mut self.elsewhere {
+            // A name without an address: nothing is opened for it.
+            (step.foreign, step.queue) = (true, QueueAt::Named(step.name.clone()));
+        }
+        self.at_home()
     }
 
     /// The step of that name.
@@ -181,12 +221,19 @@ fn read(mut root: Section<'_>, folder: &Path, defaults: &Limits, problems: &Prob
     }
     let models: BTreeMap<String, ModelDecl> =
         root.sections("models").into_iter().map(|(name, section)| (name, read_model(section, folder))).collect();
-    let steps: Vec<Step> = root.sections("steps").into_iter().map(|(name, section)| read_step(name, section, folder, defaults)).collect();
+    let (mut steps, mut elsewhere) = (Vec::new(), Vec::new());
+    for (name, section) in root.sections("steps") {
+        match read_step(name, section, folder, defaults) {
+            Read::Here(step) => steps.push(*step),
+            Read::Elsewhere(step) => elsewhere.push(step),
+            Read::Neither => {}
+        }
+    }
     let entry = root.text("entry");
     if steps.is_empty() {
-        problems.add("steps", "", "a pipeline has at least one [steps.NAME] table");
+        problems.add("steps", "", "a pipeline has at least one [steps.NAME] table with a guest");
     }
-    let known: Vec<&str> = steps.iter().map(|s| s.name.as_str()).collect();
+    let known: Vec<&str> = steps.iter().map(|s| s.name.as_str()).chain(elsewhere.iter().map(|s| s.name.as_str())).collect();
     let check = |key: String, step: &str| {
         if !known.contains(&step) {
             problems.add(&key, &format!("\"{step}\""), format!("no such step; this pipeline has {}", known.join(", ")));
@@ -194,6 +241,9 @@ fn read(mut root: Section<'_>, folder: &Path, defaults: &Limits, problems: &Prob
     };
     if let Some(entry) = &entry {
         check("entry".to_owned(), entry);
+        if elsewhere.iter().any(|s| s.name == *entry) {
+            problems.add("entry", &format!("\"{entry}\""), "is run elsewhere; expected a step with a guest");
+        }
     }
     for step in &steps {
         let path = format!("steps.{}", step.name);
@@ -211,7 +261,7 @@ fn read(mut root: Section<'_>, folder: &Path, defaults: &Limits, problems: &Prob
         }
     }
     let entry = entry.or_else(|| steps.first().map(|s| s.name.clone())).unwrap_or_default();
-    Pipeline { name, entry, models, steps }
+    Pipeline { name, entry, models, steps, elsewhere, is_made_up: false }
 }
 
 fn read_model(mut section: Section<'_>, folder: &Path) -> ModelDecl {
@@ -235,29 +285,61 @@ fn read_model(mut section: Section<'_>, folder: &Path) -> ModelDecl {
     ModelDecl { path, sha256, backend: backend.to_owned() }
 }
 
-fn read_step(name: String, mut section: Section<'_>, folder: &Path, defaults: &Limits) -> Step {
+/// What a step's table turned out to be.
+enum Read {
+    Here(Box<Step>),
+    Elsewhere(Elsewhere),
+    /// Nothing that can be gone on with; the problem is reported.
+    Neither,
+}
+
+fn read_step(name: String, mut section: Section<'_>, folder: &Path, defaults: &Limits) -> Read {
     if let Err(e) = id::check("step", &name) {
         section.fault("", &name, e);
     }
-    let guest = section.text("guest");
-    if guest.is_none() {
-        section.fault("guest", "", "is missing; expected the path of a component");
+    let written = section.secret("queue").map(|text| {
+        let mut text = text;
+        super::store::anchor_text(&mut text, folder);
+        queue::parse(&text).map_err(|e| section.fault("queue", &queue::shown(&text), e))
+    });
+    let is_bad = matches!(written, Some(Err(())));
+    let written = written.and_then(Result::ok);
+    let foreign = section.flag("foreign");
+    let max_attempts = section.number("max_attempts", 1, 1000).map(|n| n as u32);
+    let Some(guest) = section.text("guest") else {
+        return match written.map(|written| written.at) {
+            Some(queue @ (QueueAt::Broker(_) | QueueAt::Named(_))) => {
+                Read::Elsewhere(Elsewhere { name, queue, foreign: foreign.unwrap_or(false), max_attempts })
+            }
+            None if is_bad => {
+                section.leave();
+                Read::Neither
+            }
+            None | Some(QueueAt::Table) => {
+                let text = "is missing; expected the path of a component, or beside a broker's `queue` none where others run this step";
+                section.fault("guest", "", text);
+                section.leave();
+                Read::Neither
+            }
+        };
+    };
+    if foreign == Some(true) {
+        section.fault("foreign", "true", "says that another system runs this step, and it has a guest; leave one of them out");
     }
-    let queue = section.text("queue");
-    if let Some(url) = queue.filter(|url| url != "sqlite:") {
-        section.fault("queue", &url, "expected \"sqlite:\", the embedded queue (others are not built in yet)");
-    }
-    Step {
-        guest: folder.join(guest.unwrap_or_default()),
+    let (queue, table) = written.map_or((QueueAt::Table, None), |written| (written.at, written.store));
+    Read::Here(Box::new(Step {
+        guest: folder.join(guest),
         functions: section.texts("functions"),
         models: section.texts("models"),
         accept: read_accept(&mut section),
+        queue,
+        table,
         next: section.text("next"),
         then: section.text("then"),
         transitions: section.text_map("transitions").into_iter().collect(),
         concurrency: section.number("concurrency", 1, 4096).map(|n| n as u32),
-        max_attempts: section.number("max_attempts", 1, 1000).map(|n| n as u32),
-        retry: read_retry(section.section("retry")),
+        max_attempts,
+        retry: read_retry(section.section("retry"), RetryPolicy::default()),
         allow_model_bytes: section.flag("allow_model_bytes").unwrap_or(false),
         limits: read_limits(section.section("limits"), defaults),
         grant: read_grant(section.section("grant"), folder),
@@ -266,7 +348,7 @@ fn read_step(name: String, mut section: Section<'_>, folder: &Path, defaults: &L
             _ => Map::new(),
         },
         name,
-    }
+    }))
 }
 
 /// Kinds of input, by extension or content type.
@@ -283,33 +365,36 @@ fn read_accept(section: &mut Section<'_>) -> Accept {
 /// Reads a `limits` table over `defaults`; also used for the machine's own.
 pub(super) fn read_limits(mut section: Section<'_>, defaults: &Limits) -> Limits {
     let d = defaults;
-    let count = |section: &mut Section<'_>, key, default: u32| section.number(key, 1, u64::from(u32::MAX)).map_or(default, |n| n as u32);
+    let count = |section: &mut Section<'_>, key, default: u32| section.number_or(key, 1, u64::from(u32::MAX), u64::from(default)) as u32;
     Limits {
-        memory: section.size("memory").unwrap_or(d.memory),
-        wall: section.duration("wall").unwrap_or(d.wall),
-        cancel_grace: section.duration("cancel_grace").unwrap_or(d.cancel_grace),
-        payload: section.size("payload").unwrap_or(d.payload),
-        read: section.size("read").unwrap_or(d.read),
-        output: section.size("output").unwrap_or(d.output),
+        memory: section.size_or("memory", d.memory),
+        wall: section.duration_or("wall", d.wall),
+        cancel_grace: section.duration_or("cancel_grace", d.cancel_grace),
+        payload: section.size_or("payload", d.payload),
+        read: section.size_or("read", d.read),
+        output: section.size_or("output", d.output),
         files: count(&mut section, "files", d.files),
         children: count(&mut section, "children", d.children),
         hops: count(&mut section, "hops", d.hops),
-        log: section.size("log").unwrap_or(d.log),
-        tensors: section.size("tensors").unwrap_or(d.tensors),
+        log: section.size_or("log", d.log),
+        tensors: section.size_or("tensors", d.tensors),
         resources: count(&mut section, "resources", d.resources),
         recycle_after: count(&mut section, "recycle_after", d.recycle_after),
     }
 }
 
-/// Reads a `retry` table; also used for the machine's own.
-pub(super) fn read_retry(mut section: Section<'_>) -> StepRetry {
+/// Reads a `retry` table; also used for the machine's own. `defaults` are those that are shown.
+pub(super) fn read_retry(mut section: Section<'_>, defaults: RetryPolicy) -> StepRetry {
     let retry = StepRetry { first: section.duration("first"), max: section.duration("max") };
+    let shown = |time: Duration| humantime::format_duration(time).to_string();
     if let (Some(first), Some(max)) = (retry.first, retry.max)
         && first > max
     {
-        let shown = |time| humantime::format_duration(time).to_string();
         section.fault("first", &shown(first), format!("is longer than max, {}", shown(max)));
     }
+    let policy = retry.over(defaults);
+    section.settle("first", retry.first, policy.first, |time| Value::from(shown(*time)));
+    section.settle("max", retry.max, policy.max, |time| Value::from(shown(*time)));
     retry
 }
 
@@ -338,7 +423,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Pipeline, ConfigError> {
-        Pipeline::parse(text, "p.toml", Path::new("/p"), &Limits::default())
+        Pipeline::of(file::parse(text, false, "p.toml")?, "p.toml", Path::new("/p"), &Limits::default())
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! Reading a table key by key, collecting every problem instead of stopping at the first.
+//! Reading a table key by key, collecting every problem instead of stopping at the first, and noting what was read for whoever
+//! wants to see it all.
 
+use super::queue;
 use crate::task::message::nearest;
 use bytesize::ByteSize;
 use serde_json::Value as Json;
@@ -48,17 +50,29 @@ impl ConfigError {
     }
 }
 
+/// One key of a configuration as it is in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    /// The key, dotted.
+    pub key: String,
+    /// Its value, as it would be written; secrets are masked. Null: it is not set, and has no default.
+    pub value: Json,
+    /// The file, variable or flag it came from; none: nobody has set it.
+    pub source: Option<String>,
+}
+
 /// Collects problems of one source.
 pub(super) struct Problems {
     source: String,
     /// Where single keys came from, other than from the source.
     origins: BTreeMap<String, String>,
     found: RefCell<Vec<Problem>>,
+    noted: RefCell<Vec<Setting>>,
 }
 
 impl Problems {
     pub(super) fn new(source: &str) -> Self {
-        Self { source: source.to_owned(), origins: BTreeMap::new(), found: RefCell::default() }
+        Self { source: source.to_owned(), origins: BTreeMap::new(), found: RefCell::default(), noted: RefCell::default() }
     }
 
     /// A key that came from elsewhere: a variable, a flag.
@@ -66,8 +80,25 @@ impl Problems {
         self.origins.insert(key.to_owned(), origin);
     }
 
+    /// Where a key came from: what is known of it, or else of the table around it.
+    pub(super) fn origin(&self, key: &str) -> &str {
+        let around = std::iter::successors(Some(key), |key| key.rsplit_once('.').map(|(around, _)| around));
+        around.filter_map(|key| self.origins.get(key)).next().unwrap_or(&self.source)
+    }
+
+    /// What was read so far.
+    pub(super) fn settings(&self) -> Vec<Setting> {
+        self.noted.borrow().clone()
+    }
+
+    /// A problem with something that is no key: a variable.
+    pub(super) fn add_from(&self, source: &str, name: &str, value: &str, expected: impl Into<String>) {
+        let problem = Problem { key: name.to_owned(), value: value.to_owned(), source: source.to_owned(), expected: expected.into() };
+        self.found.borrow_mut().push(problem);
+    }
+
     pub(super) fn add(&self, key: &str, value: &str, expected: impl Into<String>) {
-        let source = self.origins.get(key).unwrap_or(&self.source).clone();
+        let source = self.origin(key).to_owned();
         let problem = Problem { key: key.to_owned(), value: value.to_owned(), source, expected: expected.into() };
         self.found.borrow_mut().push(problem);
     }
@@ -92,7 +123,11 @@ impl<'a> Section<'a> {
     }
 
     fn key(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        match (self.path.is_empty(), key.is_empty()) {
+            (true, _) => key.to_owned(),
+            (false, true) => self.path.clone(),
+            (false, false) => format!("{}.{key}", self.path),
+        }
     }
 
     /// A problem with one of this table's keys.
@@ -100,9 +135,30 @@ impl<'a> Section<'a> {
         self.problems.add(&self.key(key), value, expected);
     }
 
+    /// The rest of the table is not looked at: a problem that makes it moot was reported.
+    pub(super) fn leave(&mut self) {
+        self.table.clear();
+    }
+
     fn take(&mut self, key: &'static str) -> Option<Value> {
         self.asked.push(key);
         self.table.remove(key)
+    }
+
+    /// Notes what is in force: what was read, or else the default.
+    pub(super) fn settle<T>(&self, key: &str, read: Option<T>, default: T, shown: impl Fn(&T) -> Json) -> T {
+        let source = read.is_some().then(|| self.problems.origin(&self.key(key)).to_owned());
+        let value = read.unwrap_or(default);
+        self.problems.noted.borrow_mut().push(Setting { key: self.key(key), value: shown(&value), source });
+        value
+    }
+
+    /// Notes a key that is read here in another way, or that has no default; `shown` hides what is secret.
+    pub(super) fn note<T>(&self, key: &str, read: Option<T>, shown: impl Fn(&T) -> Json) -> Option<T> {
+        let source = read.is_some().then(|| self.problems.origin(&self.key(key)).to_owned());
+        let value = read.as_ref().map_or(Json::Null, shown);
+        self.problems.noted.borrow_mut().push(Setting { key: self.key(key), value, source });
+        read
     }
 
     fn parsed<T>(&mut self, key: &'static str, expected: &str, parse: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
@@ -118,6 +174,31 @@ impl<'a> Section<'a> {
         self.parsed(key, "a string", |v| v.as_str().map(str::to_owned))
     }
 
+    /// The same, with a default.
+    pub(super) fn text_or(&mut self, key: &'static str, default: &str) -> String {
+        let read = self.text(key);
+        self.settle(key, read, default.to_owned(), |text| Json::from(text.as_str()))
+    }
+
+    /// A text that may hold a secret: what is none is never shown.
+    pub(super) fn secret(&mut self, key: &'static str) -> Option<String> {
+        let value = self.take(key)?;
+        let text = value.as_str().map(str::to_owned);
+        if text.is_none() {
+            self.fault(key, "…", "expected a string");
+        }
+        text
+    }
+
+    /// A list of strings, or one text with commas (from the environment).
+    pub(super) fn list(&mut self, key: &'static str) -> Vec<String> {
+        let read = self.parsed(key, "a list of strings", |v| match v {
+            Value::String(text) => Some(text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()),
+            other => other.as_array()?.iter().map(|i| i.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>(),
+        });
+        self.settle(key, read, Vec::new(), |list| list.iter().map(String::as_str).collect())
+    }
+
     pub(super) fn texts(&mut self, key: &'static str) -> Vec<String> {
         self.parsed(key, "a list of strings", |v| v.as_array()?.iter().map(|i| i.as_str().map(str::to_owned)).collect()).unwrap_or_default()
     }
@@ -125,6 +206,12 @@ impl<'a> Section<'a> {
     /// `true`, `false`, or the same as text (from the environment).
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         self.parsed(key, "true or false", |v| v.as_bool().or_else(|| v.as_str()?.parse().ok()))
+    }
+
+    /// The same, with a default.
+    pub(super) fn flag_or(&mut self, key: &'static str, default: bool) -> bool {
+        let read = self.flag(key);
+        self.settle(key, read, default, |flag| Json::from(*flag))
     }
 
     /// A whole number in a range; text is taken too (from the environment).
@@ -136,6 +223,12 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// The same, with a default.
+    pub(super) fn number_or(&mut self, key: &'static str, low: u64, high: u64, default: u64) -> u64 {
+        let read = self.number(key, low, high);
+        self.settle(key, read, default, |n| Json::from(*n))
+    }
+
     /// `"512MiB"`, or a number of bytes.
     pub(super) fn size(&mut self, key: &'static str) -> Option<u64> {
         self.parsed(key, "a size such as \"512MiB\"", |v| match v {
@@ -143,6 +236,12 @@ impl<'a> Section<'a> {
             Value::String(s) => s.parse::<ByteSize>().ok().map(|b| b.as_u64()),
             _ => None,
         })
+    }
+
+    /// The same, with a default.
+    pub(super) fn size_or(&mut self, key: &'static str, default: u64) -> u64 {
+        let read = self.size(key);
+        self.settle(key, read, default, |bytes| Json::from(size_text(*bytes)))
     }
 
     /// `"90s"`, `"5min"`, `"1h 30m"`: more than nothing, at most a year.
@@ -153,6 +252,12 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// The same, with a default.
+    pub(super) fn duration_or(&mut self, key: &'static str, default: Duration) -> Duration {
+        let read = self.duration(key);
+        self.settle(key, read, default, |time| Json::from(humantime::format_duration(*time).to_string()))
+    }
+
     /// One of some names.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
@@ -160,6 +265,13 @@ impl<'a> Section<'a> {
             let text = v.as_str()?;
             choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
         })
+    }
+
+    /// The same, with a default.
+    pub(super) fn choice_or<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)], default: (&'static str, T)) -> T {
+        let named: Vec<(&str, (&str, T))> = choices.iter().map(|choice| (choice.0, *choice)).collect();
+        let read = self.choice(key, &named);
+        self.settle(key, read, default, |(name, _)| Json::from(*name)).1
     }
 
     /// A table as JSON. Dates become text.
@@ -184,7 +296,9 @@ impl<'a> Section<'a> {
         let tables = self.parsed(key, "a table of tables", |v| v.as_table().cloned()).unwrap_or_default();
         let mut sections = Vec::new();
         for (name, value) in tables {
-            let path = format!("{}.{name}", self.key(key));
+            // Queues may be named by their URL.
+            let plain = if name.contains("://") { queue::shown(&name) } else { name.clone() };
+            let path = format!("{}.{plain}", self.key(key));
             match value {
                 Value::Table(table) => sections.push((name, Section { path, table, asked: Vec::new(), problems: self.problems })),
                 other => self.problems.add(&path, &shown(&other), "expected a table"),
@@ -203,6 +317,13 @@ impl Drop for Section<'_> {
             self.problems.add(&self.key(key), "", format!("unknown key; {}", near.unwrap_or_else(known)));
         }
     }
+}
+
+/// Bytes as people write them: exact, so that what is shown can be written.
+fn size_text(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let fitting = units.iter().find(|(bits, _)| bytes > 0 && bytes.trailing_zeros() >= *bits);
+    fitting.map_or_else(|| format!("{bytes}B"), |(bits, unit)| format!("{}{unit}", bytes >> bits))
 }
 
 /// A value as a person wrote it, cut to a line.

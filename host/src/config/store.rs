@@ -1,6 +1,7 @@
 //! Where tasks are kept: `store.dsn`, `DB_DSN`. What may hold a password is never shown.
 
 use super::section::Section;
+use serde_json::Value as Json;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -33,25 +34,43 @@ impl fmt::Debug for Dsn {
 
 /// What the file, the environment and flags say; none: a SQLite file in the data directory.
 pub(super) fn read_at(store: &mut Section<'_>) -> Option<StoreAt> {
-    let text = store.text("dsn")?;
-    match text.split_once(':') {
-        Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => Some(StoreAt::Server(Dsn(text))),
-        Some(("sqlite", rest)) => {
-            let path = rest.strip_prefix("//").unwrap_or(rest);
-            let path = Path::new(path);
-            (!path.as_os_str().is_empty()).then(|| StoreAt::File(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())))
-        }
-        _ => {
+    let text = store.secret("dsn");
+    let text = store.note("dsn", text, |text| Json::from(masked(text)))?;
+    match StoreAt::parse(&text) {
+        Some(at) => at,
+        None => {
             store.fault("dsn", &masked(&text), "expected postgres://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:PATH");
             None
         }
     }
 }
 
+impl StoreAt {
+    /// `postgres://…`, `sqlite:PATH`; `sqlite:` alone is the file in the data directory, `Some(None)`. None: it is no store.
+    pub(super) fn parse(text: &str) -> Option<Option<Self>> {
+        match text.split_once(':')? {
+            ("postgres" | "postgresql", rest) if rest.starts_with("//") => Some(Some(Self::Server(Dsn(text.to_owned())))),
+            ("sqlite", rest) => {
+                let path = Path::new(rest.strip_prefix("//").unwrap_or(rest));
+                let named = !path.as_os_str().is_empty();
+                Some(named.then(|| Self::File(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Makes a relative path of `sqlite:PATH` in the file start at the file's folder.
 pub(super) fn anchor(table: &mut Table, folder: &Path) {
-    let Some(Value::Table(store)) = table.get_mut("store") else { return };
-    let Some(Value::String(text)) = store.get_mut("dsn") else { return };
+    if let Some(Value::Table(store)) = table.get_mut("store")
+        && let Some(Value::String(text)) = store.get_mut("dsn")
+    {
+        anchor_text(text, folder);
+    }
+}
+
+/// The same for one text.
+pub(super) fn anchor_text(text: &mut String, folder: &Path) {
     if let Some(path) = text.strip_prefix("sqlite:").map(|rest| rest.strip_prefix("//").unwrap_or(rest))
         && !path.is_empty()
         && Path::new(path).is_relative()
@@ -61,7 +80,7 @@ pub(super) fn anchor(table: &mut Table, folder: &Path) {
 }
 
 /// The text with everything between the scheme and the host hidden; only the scheme where that cannot be told apart.
-fn masked(text: &str) -> String {
+pub(super) fn masked(text: &str) -> String {
     match text.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
         Some((scheme, Some((_, place)))) => format!("{scheme}://…@{}", place.split('?').next().unwrap_or_default()),
         Some((scheme, None)) => format!("{scheme}://…"),

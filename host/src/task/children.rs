@@ -11,7 +11,7 @@ use super::uri::Uri;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// A task about to exist. Tenant, job, pipeline and group come from its parent or its job.
+/// A task about to exist. Tenant, job and group come from its parent or its job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewTask {
     /// Its id.
@@ -38,6 +38,9 @@ pub struct NewTask {
     /// What follows where it is given up (DEAD); none: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_failure: Option<FailureRoute>,
+    /// The pipeline that has its step; none: that of its parent or its job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
 }
 
 /// What carries the message of a task to the worker that runs it.
@@ -108,6 +111,8 @@ pub struct Routes {
     pub deliveries: BTreeMap<String, Delivery>,
     /// The `failure` transition of each step that has one.
     pub failures: BTreeMap<String, String>,
+    /// The pipeline of these steps, where a parent may be of another one: its queue is read by a worker that it does not know.
+    pub pipeline: Option<String>,
 }
 
 impl Routes {
@@ -256,6 +261,7 @@ fn child_of(
         max_attempts: routes.attempts_of(step),
         delivery: routes.delivery_of(step),
         on_failure: routes.on_failure_of(step),
+        pipeline: routes.pipeline.clone(),
         delay_ms: next.delay_ms.unwrap_or(0),
         output_prefix: output_prefix.as_str().to_owned(),
         task_id,
@@ -316,6 +322,7 @@ pub fn failure(dead: &GivenUp<'_>, route: &FailureRoute) -> Result<NewTask, Stri
         output_prefix: prefix_of(&job_prefix, &route.step, FAILURE, &task_id)?.as_str().to_owned(),
         delivery: route.delivery.clone(),
         on_failure: None,
+        pipeline: None,
         task_id,
         message,
     })
@@ -335,6 +342,7 @@ pub fn root(message: Message, step: &str, max_attempts: u32, job_prefix: &Uri) -
         output_prefix: job_prefix.as_prefix().as_str().to_owned(),
         delivery: Delivery::Table,
         on_failure: None,
+        pipeline: None,
         message,
     })
 }

@@ -83,6 +83,7 @@ macro_rules! suite {
             a_message_that_may_kill_workers_is_leased_alone,
             a_message_with_a_taken_id_leaves_one_letter,
             a_childs_message_finds_the_row_its_parent_made,
+            a_childs_message_runs_wherever_its_queue_is_read,
             what_is_no_message_is_kept_once,
             an_end_sends_for_its_children,
             a_then_is_sent_for_when_it_is_woken,
@@ -132,6 +133,7 @@ fn task(id: &str, job: &str, step: &str) -> NewTask {
         output_prefix: format!("file:///out/{job}/{id}/"),
         delivery: Delivery::Table,
         on_failure: None,
+        pipeline: None,
     }
 }
 

@@ -69,8 +69,8 @@ pub trait TaskStore: Send + Sync {
     async fn refuse(&self, refused: Vec<Refused>) -> Result<(), StoreError>;
 
     /// Leases messages of the outbox to whoever sends them next, oldest first: they are listed again once `lease` is over, unless
-    /// [`sent`](Self::sent) was called.
-    async fn outgoing(&self, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError>;
+    /// [`sent`](Self::sent) was called. Of these queues only: who cannot send a message would keep others from it. None: of every queue.
+    async fn outgoing(&self, queues: Option<Vec<String>>, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError>;
 
     /// The broker has confirmed these: their rows go.
     async fn sent(&self, ids: Vec<i64>) -> Result<(), StoreError>;

@@ -21,6 +21,7 @@ mod tests;
 
 pub use load::Summary;
 pub use queues::QueueSpec;
+pub use relay::send_all;
 pub use run::Until;
 pub use step::StepSpec;
 
@@ -82,6 +83,8 @@ pub struct Worker {
     hurry: CancellationToken,
     /// Rung when tasks have ended here: the outbox may have something.
     ended: Notify,
+    /// Held while messages of the outbox are on their way.
+    sending: tokio::sync::Mutex<()>,
 }
 
 /// While it is held: a task's hooks run beside others, or with nobody beside them.
@@ -114,6 +117,7 @@ impl Worker {
             company: RwLock::new(()),
             hurry: CancellationToken::new(),
             ended: Notify::new(),
+            sending: tokio::sync::Mutex::default(),
         })
     }
 

@@ -9,9 +9,11 @@ use crate::queue::{QueueError, ToSend};
 use crate::task::children;
 use crate::task::hooks::TaskError;
 use crate::task::uri::Uri;
-use crate::task_store::{Admission, Feed, NewJob, Outgoing, Settlement, StoreError, TaskView};
+use crate::task_store::{Admission, Feed, NewJob, Outgoing, Settlement, StoreError, TaskStore, TaskView};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// Most messages taken out of the outbox at once.
@@ -52,41 +54,70 @@ pub(super) async fn relay_on(worker: &Worker) {
     }
 }
 
+impl Worker {
+    /// Sends what is in the outbox for its queues now.
+    pub(super) async fn send_all(&self) -> Result<(), StoreError> {
+        while relay(self).await? >= BATCH as usize {}
+        Ok(())
+    }
+}
+
+/// Sends what is in the outbox for these queues, where no worker runs: what was just submitted. What cannot be sent stays there for
+/// whoever reads it next. `name` and `lease` are those of a worker, for tasks whose message is refused.
+pub async fn send_all(tasks: &dyn TaskStore, queues: &[Arc<QueueSpec>], name: &str, lease: Duration) -> Result<(), StoreError> {
+    let sender = Sender { tasks, queues, lease, name, ended: &Notify::new() };
+    while send_batch(&sender).await? >= BATCH as usize {}
+    Ok(())
+}
+
+/// What sending needs.
+struct Sender<'a> {
+    tasks: &'a dyn TaskStore,
+    queues: &'a [Arc<QueueSpec>],
+    lease: Duration,
+    name: &'a str,
+    /// Rung where a task has ended here.
+    ended: &'a Notify,
+}
+
+async fn relay(worker: &Worker) -> Result<usize, StoreError> {
+    // One after the other: who sends the last ones waits for those that are under way.
+    let _turn = worker.sending.lock().await;
+    let (tasks, settings) = (worker.services.tasks.as_ref(), &worker.settings);
+    send_batch(&Sender { tasks, queues: &worker.queues, lease: settings.lease, name: &settings.name, ended: &worker.ended }).await
+}
+
 /// Sends one batch. Returns how many rows it took.
-pub(super) async fn relay(worker: &Worker) -> Result<usize, StoreError> {
-    let rows = worker.services.tasks.outgoing(LEASE, BATCH).await?;
+async fn send_batch(sender: &Sender<'_>) -> Result<usize, StoreError> {
+    let names = sender.queues.iter().map(|queue| queue.name.clone()).collect();
+    let rows = sender.tasks.outgoing(Some(names), LEASE, BATCH).await?;
     let taken = rows.len();
     let mut by_queue: BTreeMap<String, Vec<Outgoing>> = BTreeMap::new();
     for row in rows {
         by_queue.entry(row.queue.clone()).or_default().push(row);
     }
     // At once, so that a slow broker holds up no other.
-    let sends = by_queue.into_iter().map(|(name, rows)| async move {
-        match worker.queues.iter().find(|queue| queue.name == name) {
-            Some(queue) => send(worker, queue, rows).await,
-            None => {
-                tracing::error!(queue = name, messages = rows.len(), "messages wait for a queue that this worker does not know");
-                Vec::new()
-            }
-        }
+    let sends = by_queue.into_iter().filter_map(|(name, rows)| {
+        let queue = sender.queues.iter().find(|queue| queue.name == name)?;
+        Some(send(sender, queue, rows))
     });
     let gone: Vec<i64> = futures::future::join_all(sends).await.concat();
     if !gone.is_empty() {
         reach(Point::AfterSend);
         // Lost, it is repeated: the rows are listed again, and sent a second time.
-        worker.services.tasks.sent(gone).await?;
+        sender.tasks.sent(gone).await?;
     }
     Ok(taken)
 }
 
 /// Sends messages to one queue; returns the rows that are to go.
-async fn send(worker: &Worker, spec: &QueueSpec, rows: Vec<Outgoing>) -> Vec<i64> {
+async fn send(sender: &Sender<'_>, spec: &QueueSpec, rows: Vec<Outgoing>) -> Vec<i64> {
     let max = spec.queue.max_body();
     let (rows, large): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.body.len() <= max);
     let mut gone = Vec::new();
     for row in large {
         let text = format!("its message has {} bytes, and queue '{}' takes {max}; put what is large in storage", row.body.len(), spec.name);
-        gone.extend(give_up(worker, &row, TaskError::new("message-size", text)).await);
+        gone.extend(give_up(sender, &row, TaskError::new("message-size", text)).await);
     }
     let (until, mut pause, mut left) = (Instant::now() + SEND, FIRST_PAUSE, rows);
     for attempt in 1..=TRIES {
@@ -104,7 +135,7 @@ async fn send(worker: &Worker, spec: &QueueSpec, rows: Vec<Outgoing>) -> Vec<i64
                 Ok(()) => gone.push(row.id),
                 Err(QueueError::Invalid(why)) => {
                     let text = format!("queue '{}' does not take its message: {why}", spec.name);
-                    gone.extend(give_up(worker, &row, TaskError::new("message-refused", text)).await);
+                    gone.extend(give_up(sender, &row, TaskError::new("message-refused", text)).await);
                 }
                 // Only these are sent again, and not the whole batch.
                 Err(QueueError::Unavailable(error)) => {
@@ -149,9 +180,9 @@ async fn confirmed(spec: &QueueSpec, rows: &[Outgoing], until: Instant) -> Optio
 
 /// A message that its queue will never take. Its task, which would wait for it for ever, is claimed as if the message had arrived and
 /// ends DEAD; one for another system has no task, and becomes a dead letter itself. Returns the row once that is stored.
-async fn give_up(worker: &Worker, row: &Outgoing, error: TaskError) -> Option<i64> {
+async fn give_up(sender: &Sender<'_>, row: &Outgoing, error: TaskError) -> Option<i64> {
     tracing::error!(queue = row.queue, task_id = row.key.task_id, error = error.message, "a message can never be sent");
-    match bury(worker, row, error).await {
+    match bury(sender, row, error).await {
         Ok(true) => Some(row.id),
         Ok(false) => None,
         Err(error) => {
@@ -162,8 +193,8 @@ async fn give_up(worker: &Worker, row: &Outgoing, error: TaskError) -> Option<i6
 }
 
 /// Whether the row is done with.
-async fn bury(worker: &Worker, row: &Outgoing, error: TaskError) -> Result<bool, StoreError> {
-    let tasks = &worker.services.tasks;
+async fn bury(sender: &Sender<'_>, row: &Outgoing, error: TaskError) -> Result<bool, StoreError> {
+    let tasks = sender.tasks;
     let task = match tasks.task(&row.key.tenant, &row.key.task_id).await {
         Ok(task) => task,
         Err(StoreError::NotFound(_)) => {
@@ -173,10 +204,10 @@ async fn bury(worker: &Worker, row: &Outgoing, error: TaskError) -> Result<bool,
         Err(error) => return Err(error),
     };
     let arrival = arrival(task).map_err(StoreError::Invalid)?;
-    match tasks.admit(vec![arrival], worker.settings.lease, worker.settings.name.clone()).await?.pop() {
+    match tasks.admit(vec![arrival], sender.lease, sender.name.to_owned()).await?.pop() {
         Some(Admission::Claimed(claimed)) => {
             tasks.settle(claimed.lease.clone(), Settlement::Dead(error), String::new()).await?;
-            worker.ended.notify_one();
+            sender.ended.notify_one();
             Ok(true)
         }
         // Somebody has it, or it is not due yet: the row comes back.

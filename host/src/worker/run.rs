@@ -110,6 +110,9 @@ impl Worker {
         }
         // Of interest only where the whole run was a matter of moments.
         tokio::select! { biased; () = self.hurry.cancelled() => {}, _ = timeout(FIRST_SWEEP, swept.cancelled()) => {} }
+        if !self.queues.is_empty() && !matches!(timeout(LAST_ANSWERS, self.send_all()).await, Ok(Ok(()))) {
+            tracing::warn!("what the last tasks have put in the outbox could not be sent; another worker sends it");
+        }
         summary
     }
 

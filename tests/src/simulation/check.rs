@@ -262,7 +262,7 @@ impl World {
         self.check_job_states(&tasks).await;
         self.check_objects(&tasks).await;
         self.check_foreign(&tasks);
-        let outbox = self.tasks.outgoing(LEASE, ALL).await.unwrap_or_default();
+        let outbox = self.tasks.outgoing(None, LEASE, ALL).await.unwrap_or_default();
         if let Some(left) = outbox.first() {
             self.ledger().violate(8, format_args!("the outbox still holds a message for {}", left.queue));
         }

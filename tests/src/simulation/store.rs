@@ -117,8 +117,8 @@ impl TaskStore for FaultyTaskStore {
         self.world.call(&self.process, Step::Claim, unavailable, self.store().refuse(refused)).await
     }
 
-    async fn outgoing(&self, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError> {
-        self.world.call(&self.process, Step::Mark, unavailable, self.store().outgoing(lease, limit)).await
+    async fn outgoing(&self, queues: Option<Vec<String>>, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError> {
+        self.world.call(&self.process, Step::Mark, unavailable, self.store().outgoing(queues, lease, limit)).await
     }
 
     async fn sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {

@@ -86,7 +86,7 @@ struct Check<'a> {
 /// Runs the command.
 pub async fn run(globals: &Globals, args: &CheckArgs) -> Result<Exit, Failure> {
     let config = globals.open(Chatter::Command, &[])?;
-    let mut pipeline = args.source.load(&config.limits)?;
+    let mut pipeline = args.source.load(&config)?.by_itself();
     // One attempt: a failure is to be seen, not waited out.
     pipeline.steps.iter_mut().for_each(|step| step.max_attempts = Some(1));
     let input = args.input.as_deref().map(input::input).transpose()?;

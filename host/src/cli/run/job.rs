@@ -25,7 +25,7 @@ pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failu
     let terminal = Terminal::detect();
     let mut config = globals.open(Chatter::Command, &args.flags())?;
     config.worker.grace = config.worker.grace.min(GRACE);
-    let pipeline = args.source.load(&config.limits)?;
+    let pipeline = args.source.load(&config)?.at_home();
     let submission = submission(args)?;
     let drain = signals::listen("interrupted: handing running tasks back (again: at once)")?;
     let app = App::open(config).await?;

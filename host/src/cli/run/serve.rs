@@ -11,7 +11,7 @@ use serde_json::json;
 
 pub(super) async fn run(globals: &Globals, args: &RunArgs) -> Result<Exit, Failure> {
     let config = globals.open(Chatter::Service, &args.flags())?;
-    let pipeline = args.source.load(&config.limits)?;
+    let pipeline = args.source.load(&config)?;
     let app = App::open(config).await?;
     let drain = signals::listen("draining: no new tasks; running ones may finish (again: stop at once)")?;
     let worker = tokio::select! {

@@ -6,6 +6,7 @@ mod wanted;
 use super::failure::{Exit, Failure};
 use super::globals::{Chatter, Globals};
 use super::source::{Source, pair};
+use super::terminal::note;
 use crate::app::{App, Receipt};
 use crate::task::message::MAX_JOB_TASKS;
 use crate::task::root::MAX_DELAY;
@@ -97,7 +98,7 @@ fn delay(text: &str) -> Result<Duration, String> {
 /// Runs the command.
 pub async fn run(globals: &Globals, args: &SubmitArgs) -> Result<Exit, Failure> {
     let config = globals.open(Chatter::Command, &[])?;
-    let pipeline = args.source.load(&config.limits)?;
+    let pipeline = args.source.load(&config)?;
     let mut submissions = wanted::submissions(args)?;
     let app = App::open(config).await?;
     if let Some(folder) = &args.output {
@@ -105,6 +106,10 @@ pub async fn run(globals: &Globals, args: &SubmitArgs) -> Result<Exit, Failure> 
     }
     let receipts = app.submit(&pipeline, submissions).await?;
     let refused = refused(&receipts);
+    // A worker of that queue sends what could not be sent from here: it is on record.
+    if let Err(error) = app.send(&pipeline).await {
+        note(&format!("submitted, but not sent yet: {error}; a worker that reaches the queue sends it"));
+    }
     if refused.is_none() && args.seal {
         seal(&app, &receipts).await?;
     }

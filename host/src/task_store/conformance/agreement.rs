@@ -274,7 +274,7 @@ impl Walk<'_> {
     async fn relay(&mut self) -> String {
         let mut sent = [Vec::new(), Vec::new()];
         for (at, store) in self.stores.into_iter().enumerate() {
-            let messages = store.outgoing(LONG, 1000).await.unwrap();
+            let messages = store.outgoing(None, LONG, 1000).await.unwrap();
             store.sent(messages.iter().map(|m| m.id).collect()).await.unwrap();
             sent[at] = messages.into_iter().map(|m| format!("{:?} {} {}", m.key, m.queue, m.body)).collect();
             sent[at].sort();

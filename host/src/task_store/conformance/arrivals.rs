@@ -50,7 +50,7 @@ pub async fn a_message_is_stored_and_leased_once(store: &dyn TaskStore) {
     store.settle(first.lease, Settlement::GiveBack, String::new()).await.unwrap();
     assert_eq!(claim(store, 9).await.len(), 0);
     assert!(store.next_due("p").await.unwrap().is_none_or(|ms| ms > 1000));
-    assert_eq!(store.outgoing(LONG, 9).await.unwrap(), []);
+    assert_eq!(store.outgoing(None, LONG, 9).await.unwrap(), []);
     assert_eq!(store.depth("p").await.unwrap().ready, 1, "but it is there to be done");
     assert_eq!(claimed(admit_one(store, x(), LONG).await).lease.epoch, 2);
 }
@@ -172,6 +172,34 @@ pub async fn a_childs_message_finds_the_row_its_parent_made(store: &dyn TaskStor
     assert_eq!(refused(&admit_one(store, arrival(task("stranger", "j", "b")), LONG).await), "sealed");
     assert!(matches!(store.task(TENANT, "stranger").await, Err(StoreError::NotFound(_))));
     assert_eq!(job_state(store, "j").await, JobState::Done);
+}
+
+pub async fn a_childs_message_runs_wherever_its_queue_is_read(store: &dyn TaskStore) {
+    submit(store, job("j")).await;
+    let root = claim_one(store).await;
+    let child = carried(task("x", "j", "b"));
+    finish(store, &root.lease, Children { tasks: vec![child.clone(), task("y", "j", "b")], then: None }).await;
+    let elsewhere = |task: NewTask| NewJob { pipeline: "q".into(), ..arrival(task) };
+    assert_eq!(refused(&admit_one(store, elsewhere(carried(task("y", "j", "b"))), LONG).await), "conflict", "no queue carries it");
+    let x = claimed(admit_one(store, elsewhere(child.clone()), LONG).await);
+    assert_eq!(store.task(TENANT, "x").await.unwrap().pipeline, "p", "it stays its parent's");
+    // What follows from it is of the pipeline that planned it, and is found there.
+    let of_theirs = NewTask { pipeline: Some("q".into()), ..task("z", "j", "c") };
+    finish(store, &x.lease, Children { tasks: vec![of_theirs, task("w", "j", "c")], then: None }).await;
+    let request = |pipeline: &str| ClaimRequest {
+        pipeline: pipeline.into(),
+        job: None,
+        steps: vec![("b".into(), 9), ("c".into(), 9)],
+        limit: 9,
+        lease: LONG,
+        worker: "w".into(),
+    };
+    let ids = |claims: Vec<Claimed>| claims.into_iter().map(|c| c.lease.key.task_id).collect::<Vec<_>>();
+    assert_eq!(ids(store.claim_next(request("q")).await.unwrap()), ["z"]);
+    let mut here = ids(store.claim_next(request("p")).await.unwrap());
+    here.sort();
+    assert_eq!(here, ["w", "y"]);
+    assert!(matches!(admit_one(store, elsewhere(child), LONG).await, Admission::Ended(TaskState::Done)));
 }
 
 pub async fn what_is_no_message_is_kept_once(store: &dyn TaskStore) {

@@ -125,7 +125,7 @@ pub async fn a_failure_task_may_go_to_a_broker(store: &dyn TaskStore) {
     for claimed in claim(store, 2).await {
         store.settle(claimed.lease, dead("broken"), String::new()).await.unwrap();
     }
-    let messages = store.outgoing(LONG, 9).await.unwrap();
+    let messages = store.outgoing(None, LONG, 9).await.unwrap();
     assert_eq!(messages.iter().map(|m| m.queue.as_str()).collect::<Vec<_>>(), [QUEUE, "theirs"]);
     assert_eq!(claim(store, 9).await.len(), 0);
     assert_eq!(job_state(store, "x").await, JobState::Processing, "its failure task is to run here");

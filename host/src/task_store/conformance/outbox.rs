@@ -4,7 +4,7 @@ use super::*;
 
 /// Ids of what is to be sent, leased for so long.
 async fn outgoing(store: &dyn TaskStore, lease: Duration) -> Vec<Outgoing> {
-    store.outgoing(lease, 99).await.unwrap()
+    store.outgoing(None, lease, 99).await.unwrap()
 }
 
 fn tasks(messages: &[Outgoing]) -> Vec<&str> {
@@ -32,7 +32,12 @@ pub async fn an_end_sends_for_its_children(store: &dyn TaskStore) {
     assert_eq!(outgoing(store, LONG).await, [], "nothing before the end");
     store.end(key("j-root")).await.unwrap();
     store.end(key("j-root")).await.unwrap();
-    assert_eq!(store.outgoing(SHORT, 1).await.unwrap().len(), 1, "no more than was asked for");
+    let of = |queue: &str| Some(vec![queue.to_owned(), "another".to_owned()]);
+    assert_eq!(store.outgoing(of("nobody's"), LONG, 9).await.unwrap(), []);
+    assert_eq!(store.outgoing(Some(Vec::new()), LONG, 9).await.unwrap(), []);
+    assert_eq!(tasks(&store.outgoing(of("theirs"), SHORT, 9).await.unwrap()), ["z"], "who knows one queue keeps no other's");
+    lapse().await;
+    assert_eq!(store.outgoing(None, SHORT, 1).await.unwrap().len(), 1, "no more than was asked for");
     let rest = outgoing(store, SHORT).await;
     assert_eq!(outgoing(store, SHORT).await, [], "somebody is about to send them");
     lapse().await;

@@ -165,7 +165,10 @@ impl Tx<'_> {
         let key = TaskKey::new(&arrival.tenant, &arrival.root.task_id);
         if let Some(there) = self.rows.tasks.by_key(&key) {
             // Any task may come as a message, not only root tasks: what a parent made finds its row.
-            if there.made.payload_hash == arrival.root.payload_hash && self.is_of(there.job, &arrival) {
+            // In its own pipeline, or, where a parent made it, wherever the queue is read that its parent sent it to.
+            let comes_by_its_queue = !arrival.root.delivery.is_table() && there.made.delivery == arrival.root.delivery;
+            let may_run = there.pipeline == arrival.pipeline || (comes_by_its_queue && there.parent.is_some());
+            if there.made.payload_hash == arrival.root.payload_hash && may_run {
                 if there.state == TaskState::Processing && there.lease_until < self.now {
                     self.lapse_one(there.id);
                 }

@@ -38,7 +38,9 @@ impl Tx<'_> {
     pub(super) fn insert(&mut self, row: NewRow) -> i64 {
         let NewRow { job, group, task, waits, parent, path, is_input, takes_turns, is_sent } = row;
         let owner = self.rows.jobs.get(&job);
-        let (tenant, pipeline) = owner.map(|job| (job.tenant.clone(), job.pipeline.clone())).unwrap_or_default();
+        let (tenant, of_job) = owner.map(|job| (job.tenant.clone(), job.pipeline.clone())).unwrap_or_default();
+        let of_parent = || parent.and_then(|parent| self.rows.tasks.get(parent)).map(|parent| parent.pipeline.clone());
+        let pipeline = task.pipeline.clone().or_else(of_parent).unwrap_or(of_job);
         let stopping = owner.is_some_and(|job| job.stopping);
         let state = match waits {
             _ if stopping => TaskState::Cancelled,

@@ -142,8 +142,8 @@ impl TaskStore for MemoryTaskStore {
         Ok(())
     }
 
-    async fn outgoing(&self, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError> {
-        Ok(self.with(|tx| tx.outgoing(lease, limit)))
+    async fn outgoing(&self, queues: Option<Vec<String>>, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError> {
+        Ok(self.with(|tx| tx.outgoing(queues.as_deref(), lease, limit)))
     }
 
     async fn sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {

@@ -258,9 +258,10 @@ impl Tx<'_> {
         jobs.len() as u64
     }
 
-    pub(super) fn outgoing(&mut self, lease: Duration, limit: u32) -> Vec<Outgoing> {
+    pub(super) fn outgoing(&mut self, queues: Option<&[String]>, lease: Duration, limit: u32) -> Vec<Outgoing> {
         let (now, until): (Millis, Millis) = (self.now, self.now + millis(lease));
-        let free = self.rows.outbox.values_mut().filter(|row| row.leased_until < now).take(limit as usize);
+        let wanted = |row: &Outgoing| queues.is_none_or(|queues| queues.contains(&row.queue));
+        let free = self.rows.outbox.values_mut().filter(|row| row.leased_until < now && wanted(&row.message)).take(limit as usize);
         let leased = free.map(|row| {
             row.leased_until = until;
             Outgoing { delay: between(now, row.not_before), ..row.message.clone() }

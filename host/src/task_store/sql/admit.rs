@@ -9,6 +9,7 @@ use super::lapse::Lapsed;
 use super::run_end::millis;
 use super::transaction::Tx;
 use super::{lapse, submit};
+use crate::task::children::Delivery;
 use crate::task::hooks::TaskError;
 use crate::task::id::{TaskKey, sha256};
 use crate::task::state::TaskState;
@@ -28,12 +29,24 @@ struct Row {
     tenant: String,
     task_id: String,
     pipeline: String,
+    step: String,
+    queue: Option<String>,
+    parent: Option<i64>,
     payload_hash: String,
     state: String,
     not_before: i64,
     lease_until: Option<i64>,
     #[sqlx(flatten)]
     ready: Ready,
+}
+
+impl Row {
+    /// Whether it may run where the message has arrived: in its own pipeline, or, where a parent made it, wherever the queue is read that
+    /// its parent sent it to.
+    fn is_for(&self, job: &NewJob) -> bool {
+        let comes_by_it = matches!(&job.root.delivery, Delivery::Queue(queue) if self.queue.as_ref() == Some(queue));
+        self.pipeline == job.pipeline || (comes_by_it && self.parent.is_some())
+    }
 }
 
 /// One list of answers per request, in order.
@@ -44,7 +57,7 @@ pub(super) async fn admit(tx: &mut Tx<'_>, requests: &[Arrivals<'_>], lapsed: &[
     let (entries, rows) = enter(tx, &all).await?;
     let mut decided = Decided::default();
     for (arrival, entry) in all.iter().zip(entries) {
-        let is_it = |row: &&Row| row.payload_hash == arrival.job.root.payload_hash && row.pipeline == arrival.job.pipeline;
+        let is_it = |row: &&Row| row.payload_hash == arrival.job.root.payload_hash && row.is_for(arrival.job);
         let row = rows.get(&key_of(arrival.job)).filter(is_it);
         match row.filter(|_| matches!(entry, Submitted::Created | Submitted::Repeated)) {
             Some(row) => decided.by_row(arrival, row, tx.now)?,
@@ -101,7 +114,7 @@ async fn enter(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<(Vec<Submitted>, 
 async fn rows(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<Rows, Fault> {
     let ids: Vec<(&str, &str)> = all.iter().map(|a| (a.job.tenant.as_str(), a.job.root.task_id.as_str())).collect();
     let find = sql!(
-        "SELECT DISTINCT t.id, t.crashes, t.priority, t.fair, t.tenant, t.task_id, t.pipeline, t.payload_hash, t.state, t.not_before, \
+        "SELECT DISTINCT t.id, t.crashes, t.priority, t.fair, t.tenant, t.task_id, t.pipeline, t.step, t.queue, t.parent, t.payload_hash, t.state, t.not_before, \
                 t.lease_until \
          FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id"
     );
@@ -120,8 +133,8 @@ struct Decided<'a> {
 }
 
 impl<'a> Decided<'a> {
-    fn by_row(&mut self, arrival: &Arrival<'a>, row: &Row, now: i64) -> Result<(), Fault> {
-        let Arrival { job, lease, worker } = *arrival;
+    fn by_row(&mut self, arrival: &Arrival<'a>, row: &'a Row, now: i64) -> Result<(), Fault> {
+        let Arrival { lease, worker, .. } = *arrival;
         let (place, id) = (self.answers.len(), row.ready.id);
         // A second message with the same id finds the task with the first one.
         let first = !self.picks.iter().any(|p| p.task.id == id) && !self.unfinished.iter().any(|(other, ..)| *other == id);
@@ -130,7 +143,7 @@ impl<'a> Decided<'a> {
         self.answers.push(match state {
             TaskState::Queued if row.not_before > now => Admission::NotDue(wait(row.not_before)),
             TaskState::Queued if first => {
-                let (pipeline, step) = (job.pipeline.as_str(), job.root.step.as_str());
+                let (pipeline, step) = (row.pipeline.as_str(), row.step.as_str());
                 self.picks.push(Pick { request: place, task: row.ready.clone(), pipeline, step, worker, lease });
                 Admission::Leased(lease)
             }

@@ -96,6 +96,8 @@ fn replacement(directive: &str, dialect: Dialect) -> Option<String> {
         }
         ("now", Sqlite) => "CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER)".to_owned(),
         ("now", Postgres) => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)".to_owned(),
+        ("version", Sqlite) => "'SQLite ' || sqlite_version()".to_owned(),
+        ("version", Postgres) => "'PostgreSQL ' || current_setting('server_version')".to_owned(),
         ("max" | "min", Sqlite) => name.to_owned(),
         ("max", Postgres) => "greatest".to_owned(),
         ("min", Postgres) => "least".to_owned(),

@@ -181,7 +181,7 @@ fn row<'a>(child: &Accepted<'a>, id: i64, group: i64, is_input: bool) -> NewRow<
         job: parent.job,
         group,
         tenant: &parent.tenant,
-        pipeline: &parent.pipeline,
+        pipeline: child.task.pipeline.as_ref().unwrap_or(&parent.pipeline),
         task: child.task,
         state: TaskState::Queued,
         fair: 0,

@@ -196,7 +196,13 @@ pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
             *tag += 1;
         }
     }
-    let kept: Vec<(i64, String, u8, i64)> = next.into_iter().map(|(turn, tag)| (turn.job, turn.step, turn.priority, tag)).collect();
+    // A step of that name in another pipeline shares the tag: a job has few of those, and loses a turn at most.
+    let mut furthest: BTreeMap<(i64, String, u8), i64> = BTreeMap::new();
+    for (turn, tag) in next {
+        let kept = furthest.entry((turn.job, turn.step, turn.priority)).or_insert(tag);
+        *kept = tag.max(*kept);
+    }
+    let kept: Vec<(i64, String, u8, i64)> = furthest.into_iter().map(|((job, step, priority), tag)| (job, step, priority, tag)).collect();
     let keep = sql!(
         "INSERT INTO turns (job, step, priority, next) \
          SELECT job, step, priority, next FROM {rows $1 job:int step:text priority:int next:int} c WHERE true \

@@ -4,6 +4,7 @@
 //! statement per table; reads go over a few connections of their own. Times are the database's own clock. Statements are written once
 //! (`dialect.rs`); what is particular to a database is in its folder, and what others may do meanwhile, with Postgres, in `lock.rs`.
 
+mod about;
 mod admit;
 mod beat;
 mod cancel;
@@ -187,8 +188,8 @@ impl<Kind: Send + Sync> TaskStore for SqlTaskStore<Kind> {
         self.writer.ask(Request::Refuse(refused)).await.map(drop)
     }
 
-    async fn outgoing(&self, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError> {
-        ask!(self, Request::Outgoing(lease, limit), Answer::Outgoing)
+    async fn outgoing(&self, queues: Option<Vec<String>>, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, StoreError> {
+        ask!(self, Request::Outgoing(queues, lease, limit), Answer::Outgoing)
     }
 
     async fn sent(&self, ids: Vec<i64>) -> Result<(), StoreError> {

@@ -56,21 +56,30 @@ pub(super) async fn send_foreign(tx: &mut Tx<'_>, children: &[(&Parent, &NewTask
     tx.execute(put, args![array(&rows)?]).await
 }
 
-/// Whether anything is to be sent; false spares a transaction.
-pub(super) async fn anything(db: &mut Db<'_>) -> Result<bool, Fault> {
-    let (anything,) = db.one(sql!("SELECT EXISTS (SELECT 1 FROM outbox)"), args![]).await?;
+/// Whether anything is to be sent to these queues, or to any; false spares a transaction.
+pub(super) async fn anything(db: &mut Db<'_>, queues: Option<&[String]>) -> Result<bool, Fault> {
+    let (anything,) = match queues {
+        None => db.one(sql!("SELECT EXISTS (SELECT 1 FROM outbox)"), args![]).await?,
+        Some(queues) => {
+            let of_these = sql!("SELECT EXISTS (SELECT 1 FROM outbox WHERE queue IN {texts $1})");
+            db.one(of_these, args![array(queues)?]).await?
+        }
+    };
     Ok(anything)
 }
 
-/// Leases what is nobody's, oldest first.
-pub(super) async fn outgoing(tx: &mut Tx<'_>, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, Fault> {
-    let now = tx.now;
+/// Leases what is nobody's, oldest first: of these queues, or of any.
+pub(super) async fn outgoing(tx: &mut Tx<'_>, queues: Option<&[String]>, lease: Duration, limit: u32) -> Result<Vec<Outgoing>, Fault> {
+    let (now, any) = (tx.now, i64::from(queues.is_none()));
     let take = sql!(
-        "WITH c AS MATERIALIZED (SELECT id FROM outbox WHERE leased_until <= $1 ORDER BY id LIMIT $3 {skip locked outbox}) \
+        "WITH c AS MATERIALIZED (SELECT id FROM outbox WHERE leased_until <= $1 \
+                                   AND ($4 = 1 OR queue IN {texts $5}) \
+                                 ORDER BY id LIMIT $3 {skip locked outbox}) \
          UPDATE outbox SET leased_until = $1 + $2 WHERE id IN (SELECT id FROM c) \
          RETURNING id, queue, tenant, task_id, body, not_before"
     );
-    let mut rows: Vec<(i64, String, String, String, String, i64)> = tx.rows(take, args![now, millis(lease), limit]).await?;
+    let mut rows: Vec<(i64, String, String, String, String, i64)> =
+        tx.rows(take, args![now, millis(lease), limit, any, array(queues.unwrap_or_default())?]).await?;
     rows.sort_by_key(|(id, ..)| *id);
     let delay = |not_before: i64| Duration::from_millis((not_before - now).max(0).unsigned_abs());
     Ok(rows

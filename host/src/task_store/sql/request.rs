@@ -28,7 +28,7 @@ pub(super) enum Request {
     BuryCommitted(TaskKey, TaskError),
     Admit(Vec<NewJob>, Duration, String),
     Refuse(Vec<Refused>),
-    Outgoing(Duration, u32),
+    Outgoing(Option<Vec<String>>, Duration, u32),
     Sent(Vec<i64>),
     Purge(DeadLetterFilter),
     Seal(String, String),
@@ -73,7 +73,7 @@ impl Request {
             Self::Admit(jobs, ..) => 2 * jobs.len(),
             Self::Refuse(refused) => refused.len(),
             Self::Sent(ids) => ids.len(),
-            Self::Sweep(SweepRequest { limit, .. }) | Self::Outgoing(_, limit) => *limit as usize,
+            Self::Sweep(SweepRequest { limit, .. }) | Self::Outgoing(_, _, limit) => *limit as usize,
             // Each with the tasks of its jobs.
             Self::Prune(..) | Self::Purge(_) | Self::Redrive(_) | Self::CancelJob(..) => 1000,
             Self::End(_) | Self::Settle(..) | Self::BuryCommitted(..) | Self::CancelTask(_) | Self::Seal(..) => 1,
@@ -88,7 +88,7 @@ impl Request {
     /// The answer, where reading alone shows that there is nothing to do: it spares the write lock, which other processes want too.
     pub async fn idle_answer(&self, db: &mut Db<'_>) -> Result<Option<Answer>, Fault> {
         Ok(match self {
-            Self::Outgoing(..) if !outbox::anything(db).await? => Some(Answer::Outgoing(Vec::new())),
+            Self::Outgoing(queues, ..) if !outbox::anything(db, queues.as_deref()).await? => Some(Answer::Outgoing(Vec::new())),
             Self::Claim(request) if !claim::anything(db, request).await? => Some(Answer::Claimed(Vec::new())),
             Self::Sweep(request) if !sweep::anything(db, request).await? => Some(Answer::Swept(Swept::default())),
             _ => None,
@@ -192,7 +192,7 @@ async fn rarely(tx: &mut Tx<'_>, request: &Request, lapsed: &[Lapsed]) -> Result
             admit::keep(tx, &letters).await?;
             Ok(Answer::Nothing)
         }
-        Request::Outgoing(lease, limit) => Ok(Answer::Outgoing(outbox::outgoing(tx, *lease, *limit).await?)),
+        Request::Outgoing(queues, lease, limit) => Ok(Answer::Outgoing(outbox::outgoing(tx, queues.as_deref(), *lease, *limit).await?)),
         Request::Sent(ids) => {
             outbox::sent(tx, ids).await?;
             Ok(Answer::Nothing)

@@ -289,7 +289,7 @@ async fn a_message_too_large_for_its_queue_is_given_up() {
         assert!(error.code == "message-size" && error.message.contains("storage"), "{error:?}");
     }
     assert_eq!(place.store.job("t", "failing").await.unwrap().state, JobState::Failed);
-    assert!(place.store.outgoing(Duration::ZERO, 10).await.unwrap().is_empty());
+    assert!(place.store.outgoing(None, Duration::ZERO, 10).await.unwrap().is_empty());
     assert!(tray.sent.lock().unwrap().is_empty());
 }
 

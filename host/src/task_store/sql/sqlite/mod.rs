@@ -11,7 +11,8 @@ pub(super) mod watch;
 pub use open::Durability;
 
 use super::changed::Changed;
-use super::database::Db;
+use super::database::{Db, args};
+use super::dialect::sql;
 use super::fault::Fault;
 use super::link::{self, Readers};
 use super::transaction::{CLOCK, Clock, Inner, Tx};
@@ -43,6 +44,13 @@ impl SqliteTaskStore {
         let link = Link { connection, watch: Watch::new(path) };
         let writer = writer::start_one(link::Link::Sqlite(link), &changed);
         Ok(Self { writer, readers: Readers::Sqlite(readers), changed, _listener: None, kind: PhantomData })
+    }
+
+    /// SQLite itself, with its version: it is part of this program.
+    pub async fn library() -> Result<String, StoreError> {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.map_err(Fault::from)?;
+        let (version,) = Db::Sqlite(&mut connection).one(sql!("SELECT {version}"), args![]).await?;
+        Ok(version)
     }
 }
 
