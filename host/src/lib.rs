@@ -20,8 +20,8 @@ pub mod worker;
 /// Rows, messages and results are made on one thread and dropped on another, which the C library's allocator does slowly.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-/// The fake of SQS that the tests of several rooms talk to.
+
+/// Servers that the tests of several rooms talk to.
 #[cfg(test)]
-#[path = "../../tests/src/servers/sqs/mod.rs"]
-#[allow(dead_code, reason = "the end-to-end tests use it too, and each uses another part")]
-mod sqs_server;
+#[path = "../../tests/src/servers/mod.rs"]
+mod servers;

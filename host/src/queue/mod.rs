@@ -7,10 +7,6 @@
 mod conformance;
 mod memory;
 mod redis;
-#[cfg(test)]
-#[allow(dead_code, reason = "the end-to-end tests and the benches use it too, and each uses another part")]
-#[path = "../../../tests/src/servers/redis.rs"]
-pub(crate) mod redis_server;
 mod sqs;
 
 pub use memory::{MemoryQueue, MemoryQueueConfig};

@@ -4,7 +4,7 @@
 pub mod moto;
 #[allow(dead_code, reason = "the host's own tests use it too, and each uses another part")]
 pub mod postgres;
-#[allow(dead_code, reason = "only the host's own tests use it so far")]
+#[allow(dead_code, reason = "the host's own tests use it too, and each uses another part")]
 pub mod proxy;
 #[allow(dead_code, reason = "the host's own tests and the benches use it too, and each uses another part")]
 pub mod redis;

@@ -8,13 +8,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Instant;
 
-#[allow(dead_code, reason = "the end-to-end tests use it too, and each uses another part")]
-#[path = "../../../../tests/src/servers/moto.rs"]
-mod moto;
-#[path = "../../../../tests/src/servers/proxy.rs"]
-mod proxy;
-
-use proxy::{Proxy, Way};
+use crate::servers::moto;
+use crate::servers::proxy::{Proxy, Way};
 
 /// Patience where something is to run out: a loaded machine answers well within it.
 const SHORT: Duration = Duration::from_secs(3);

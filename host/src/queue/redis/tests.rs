@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::queue::conformance::message;
-use crate::queue::redis_server::{Answer, LOCKED, Server};
+use crate::servers::redis::{Answer, LOCKED, Server};
 use std::time::Instant as StdInstant;
 
 /// A visibility that no test lets lapse.

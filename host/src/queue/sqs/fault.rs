@@ -120,7 +120,9 @@ mod tests {
         }
         assert!(matches!(refused(400, "InvalidMessageContents"), QueueError::Invalid(_)));
         assert!(matches!(called().error(Fault::Unreachable("x".into())), QueueError::Unavailable(_)));
-        let QueueError::Denied(text) = called().error(Fault::NoCredentials("the credential provider was not enabled".into())) else { panic!("denied") };
+        let QueueError::Denied(text) = called().error(Fault::NoCredentials("the credential provider was not enabled".into())) else {
+            panic!("denied")
+        };
         assert!(text.contains("AWS_ACCESS_KEY_ID"), "{text}");
     }
 

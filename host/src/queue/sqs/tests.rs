@@ -1,12 +1,9 @@
 //! The adapter on a strict fake of SQS, over TCP and with the real client.
 
-#[path = "../../../../tests/src/servers/moto.rs"]
-#[allow(dead_code, reason = "other tests use other parts")]
-mod moto;
-
 use super::*;
 use crate::queue::conformance::{self, message, suite};
-use crate::sqs_server::{Config, Fake, Faults};
+use crate::servers::moto;
+use crate::servers::sqs::{Config, Fake, Faults};
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
 use std::net::TcpListener;

@@ -1,8 +1,8 @@
 //! The worker over a real Redis: restarts, a broker that forgets, duplicates, a second worker.
 
 use super::*;
-use crate::queue::redis_server::Server;
 use crate::queue::{Queue as _, RedisQueue};
+use crate::servers::redis::Server;
 use serde_json::json;
 use tokio::task::{JoinHandle, block_in_place};
 

@@ -3,7 +3,7 @@
 use super::brokers::message;
 use super::*;
 use crate::queue::SqsQueue;
-use crate::sqs_server::{Config, Fake, Faults};
+use crate::servers::sqs::{Config, Fake, Faults};
 use crate::task::children::Delivery;
 use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
 use serde_json::json;

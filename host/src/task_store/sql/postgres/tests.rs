@@ -15,11 +15,7 @@ use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-#[allow(dead_code, reason = "the end-to-end tests use it too, and each uses another part")]
-#[path = "../../../../../tests/src/servers/postgres.rs"]
-mod servers;
-
-use servers::Server;
+use crate::servers::postgres::{self, Server};
 
 /// A lease that no test lets lapse.
 const LONG: Duration = Duration::from_secs(60);
@@ -115,8 +111,8 @@ async fn one_bad_member_harms_nobody() {
 async fn what_cannot_be_opened_says_why_and_shows_no_password() {
     let Some((_store, dsn)) = fresh().await else { return };
     let server = server().unwrap();
-    let (role, password) = servers::LOCKED;
-    let locked = |password: &str| dsn.replace(servers::USER, &format!("{role}:{}", password.replace(' ', "%20")));
+    let (role, password) = postgres::LOCKED;
+    let locked = |password: &str| dsn.replace(postgres::USER, &format!("{role}:{}", password.replace(' ', "%20")));
     // A listener that never says a word: a firewall's or a frozen server's kind of silence.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("postgres://u:hushhush@{}/d", silent.local_addr().unwrap());
