@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Longest that it may take to come up: it is Python, and loads much.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs the server until standard input ends, which is a pipe from here: the kernel closes it also when the tests are killed.
 const SUPERVISE: &str = r#"folder=$1; shift

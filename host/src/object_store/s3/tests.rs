@@ -12,7 +12,7 @@ use crate::servers::moto;
 use crate::servers::proxy::{Proxy, Way};
 
 /// Patience where something is to run out: a loaded machine answers well within it.
-const SHORT: Duration = Duration::from_secs(3);
+const SHORT: Duration = Duration::from_secs(6);
 
 /// Within it every call comes back, all attempts included.
 const BOUND: Duration = Duration::from_secs(9);
