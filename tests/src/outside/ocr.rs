@@ -46,13 +46,7 @@ fn alone(place: &Place) -> Vec<Vec<u8>> {
 }
 
 /// Runs the job that `send` sends, with the queues of the three steps and what else the workers' environment holds; `fetch` reads an output.
-fn over(
-    queues: [String; 3],
-    picture: &str,
-    environment: &Environment,
-    send: impl Fn(&str, &str),
-    fetch: impl Fn(&str) -> Vec<u8>,
-) {
+fn over(queues: [String; 3], picture: &str, environment: &Environment, send: impl Fn(&str, &str), fetch: impl Fn(&str) -> Vec<u8>) {
     let place = Place::new();
     let wanted = alone(&place);
     let [pages, lines, texts] = queues;
