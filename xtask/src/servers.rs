@@ -27,15 +27,8 @@ pub fn servers() -> Result<Found, String> {
     Ok(found)
 }
 
-/// moto, for the demo: its program, and the Python that has it and a client of AWS.
-pub fn moto_and_python() -> Result<(PathBuf, PathBuf), String> {
-    let program = moto()?;
-    let python = program.with_file_name("python");
-    Ok((program, python))
-}
-
-/// In a Python environment of its own below the target folder, made once.
-fn moto() -> Result<PathBuf, String> {
+/// In a Python environment of its own below the target folder, made once; beside it lies that Python, which has a client of AWS too.
+pub fn moto() -> Result<PathBuf, String> {
     let venv = shell::target().join("servers-python");
     let (python, program) = (venv.join("bin/python"), venv.join("bin/moto_server"));
     let version = "import moto.server, importlib.metadata as m; print(m.version('moto'))";

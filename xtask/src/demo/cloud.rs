@@ -5,10 +5,10 @@ use super::background::Background;
 use super::outside;
 use super::shown::{exported, typed};
 use super::{Demo, show};
-use crate::shell;
+use crate::{servers, shell};
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Workers, each of which serves every step.
@@ -43,15 +43,16 @@ pub fn cloud(demo: &Demo, broker: Broker) -> Result<(), String> {
     let out = &demo.out;
     fs::create_dir_all(out).map_err(|e| format!("{}: {e}", out.display()))?;
     let out = &out.canonicalize().map_err(|e| format!("{}: {e}", out.display()))?;
+    let (bin, program) = shell::part("find the servers", || Ok((servers::postgres()?, program(broker)?)))?;
     println!();
-    let (_postgres, dsn) = outside::postgres(out)?;
+    let (_postgres, dsn) = outside::postgres(&bin, out)?;
     let (_broker, python, variables) = match broker {
         Broker::Sqs => {
-            let ((moto, url), python) = outside::moto(out)?;
-            (moto, Some(python), aws(&url))
+            let (moto, url) = outside::moto(&program, out)?;
+            (moto, Some(program.with_file_name("python")), aws(&url))
         }
         Broker::Redis => {
-            let (redis, url) = outside::redis(out)?;
+            let (redis, url) = outside::redis(&program, out)?;
             (redis, None, of_redis(&url, out))
         }
     };
@@ -70,7 +71,10 @@ pub fn cloud(demo: &Demo, broker: Broker) -> Result<(), String> {
     let mut workers = Vec::new();
     for number in 1..=WORKERS {
         let log = out.join(format!("worker-{number}.log"));
-        let run = worker(&["run", super::PIPELINE, "--backend", demo.backend]);
+        let mut run = worker(&["run", super::PIPELINE]);
+        if demo.backend != "auto" {
+            run.args(["--backend", demo.backend]);
+        }
         print!("\n# worker {number} of {WORKERS}, in a terminal of its own; here its log is {}\n", relative(&log));
         typed(&run);
         workers.push(Background::start(&run, &log, "KILL", None, None)?);
@@ -93,6 +97,17 @@ pub fn cloud(demo: &Demo, broker: Broker) -> Result<(), String> {
     }
     workers.into_iter().for_each(Background::stop);
     Ok(())
+}
+
+/// The broker's program.
+fn program(broker: Broker) -> Result<PathBuf, String> {
+    match (broker, std::env::var_os("REDIS_SERVER")) {
+        (Broker::Sqs, _) => servers::moto(),
+        (Broker::Redis, Some(named)) => Ok(named.into()),
+        (Broker::Redis, None) => {
+            servers::redis()?.ok_or_else(|| "no Redis here; install redis-server, or name it by REDIS_SERVER".to_owned())
+        }
+    }
 }
 
 fn aws(url: &str) -> Variables {

@@ -3,7 +3,7 @@
 
 use super::background::{Background, User};
 use super::shown::typed;
-use crate::{servers, shell};
+use crate::shell;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,9 +17,8 @@ const USER: &str = "demo";
 /// A server, and the address that clients are given.
 pub type Server = (Background, String);
 
-/// A PostgreSQL with an empty database; the address is its DSN.
-pub fn postgres(logs: &Path) -> Result<Server, String> {
-    let bin = servers::postgres()?;
+/// A PostgreSQL with an empty database, by the programs in that folder; the address is its DSN.
+pub fn postgres(bin: &Path, logs: &Path) -> Result<Server, String> {
     let user = plain_user();
     let folder = temporary("postgres", user)?;
     let data = folder.join("data");
@@ -43,11 +42,9 @@ pub fn postgres(logs: &Path) -> Result<Server, String> {
 }
 
 /// A Redis: `redis://HOST:PORT`.
-pub fn redis(logs: &Path) -> Result<Server, String> {
-    let named = std::env::var_os("REDIS_SERVER").map(PathBuf::from);
-    let program = named.map_or_else(servers::redis, |program| Ok(Some(program)))?;
+pub fn redis(program: &Path, logs: &Path) -> Result<Server, String> {
     let port = free_port()?;
-    let mut command = Command::new(program.ok_or("no redis-server here; install it, or name it by REDIS_SERVER")?);
+    let mut command = Command::new(program);
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
     typed(&command);
     let server = Background::start(&command, &logs.join("redis.log"), "KILL", None, None)?;
@@ -55,16 +52,15 @@ pub fn redis(logs: &Path) -> Result<Server, String> {
     Ok((server, format!("redis://127.0.0.1:{port}")))
 }
 
-/// A moto: `http://HOST:PORT`. With the Python that has a client of AWS.
-pub fn moto(logs: &Path) -> Result<(Server, PathBuf), String> {
-    let (program, python) = servers::moto_and_python()?;
+/// A moto: `http://HOST:PORT`.
+pub fn moto(program: &Path, logs: &Path) -> Result<Server, String> {
     let port = free_port()?;
     let mut command = Command::new(program);
     command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
     typed(&command);
     let server = Background::start(&command, &logs.join("moto.log"), "KILL", None, None)?;
     server.wait_for("ready", |log| log.contains("Running on http").then_some(()))?;
-    Ok(((server, format!("http://127.0.0.1:{port}")), python))
+    Ok((server, format!("http://127.0.0.1:{port}")))
 }
 
 fn free_port() -> Result<u16, String> {
