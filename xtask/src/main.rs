@@ -18,9 +18,10 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask COMMAND
 
-  demo [PICTURE] [--backend auto|rten|onnxruntime]
+  demo [PICTURE] [--backend auto|rten|onnxruntime] [--cloud [sqs|redis]]
                     build everything, fetch the models, read the text of a picture
-                    (one that is drawn here, unless one is given)
+                    (one that is drawn here, unless one is given); --cloud has two workers read it over SQS, S3 and Postgres,
+                    or over Redis and Postgres: starts the servers here, and prints each command as one types it
   test [FILTER]     build guests, fetch models and servers, run every test; says how long each part took
   simulate [--seeds N | --seed S]
                     workers on virtual time with faults at every step: more seeds than the tests run,

@@ -1,6 +1,6 @@
-//! The servers that tests talk to, where they are not here yet: moto (speaks S3 and SQS) from PyPI, and Redis from the system's packages.
+//! The servers that tests and the demo talk to, where they are not here yet: moto (speaks S3 and SQS) from PyPI, and Redis from the system's packages.
 //!
-//! Tests find them by `MOTO_SERVER` and `REDIS_SERVER`; whoever sets these gets what they name. PostgreSQL is found by the tests
+//! Tests find them by `MOTO_SERVER` and `REDIS_SERVER`; whoever sets these gets what they name. The tests find PostgreSQL
 //! themselves. Left out: Redis where there is neither apt nor the right to use it; its tests then skip themselves, or fail in CI.
 
 use crate::shell;
@@ -27,8 +27,8 @@ pub fn servers() -> Result<Found, String> {
     Ok(found)
 }
 
-/// In a Python environment of its own below the target folder, made once.
-fn moto() -> Result<PathBuf, String> {
+/// In a Python environment of its own below the target folder, made once; beside it lies that Python, which has a client of AWS too.
+pub fn moto() -> Result<PathBuf, String> {
     let venv = shell::target().join("servers-python");
     let (python, program) = (venv.join("bin/python"), venv.join("bin/moto_server"));
     let version = "import moto.server, importlib.metadata as m; print(m.version('moto'))";
@@ -45,7 +45,7 @@ fn moto() -> Result<PathBuf, String> {
 }
 
 /// From PATH, or by apt where this may install packages.
-fn redis() -> Result<Option<PathBuf>, String> {
+pub fn redis() -> Result<Option<PathBuf>, String> {
     if let Some(program) = in_path("redis-server") {
         return Ok(Some(program));
     }
@@ -63,6 +63,19 @@ fn redis() -> Result<Option<PathBuf>, String> {
         apt(&install)?;
     }
     in_path("redis-server").map(Some).ok_or_else(|| "apt-get installed redis-server, and it is not in PATH".to_owned())
+}
+
+/// The folder with PostgreSQL's programs.
+pub fn postgres() -> Result<PathBuf, String> {
+    let has_both = |folder: &PathBuf| folder.join("initdb").is_file() && folder.join("postgres").is_file();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(found) = std::env::split_paths(&path).find(|folder| has_both(folder)) {
+        return Ok(found);
+    }
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = versions.map(|entry| entry.path().join("bin")).filter(has_both).collect();
+    folders.sort();
+    folders.pop().ok_or_else(|| "no PostgreSQL here (initdb and postgres in PATH or in /usr/lib/postgresql/*/bin); install it".to_owned())
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {

@@ -3,13 +3,15 @@
 
 mod aws;
 mod chain;
+mod ocr;
 mod works;
 mod wrong;
 
 use crate::binary::{Place, Printed, guest, program, until};
 use crate::servers::{moto, postgres, redis};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -71,4 +73,25 @@ fn wait_for(place: &Place, environment: &Environment, id: &str, state: &str) -> 
 /// What a step's task is named after: the last part of its queue.
 fn stream_of(queue: &str) -> &str {
     queue.rsplit_once("stream=").unwrap().1
+}
+
+/// What any client of AWS sends, and the body of the answer. moto checks no signature, but wants to see one, and which service is meant.
+fn of_aws(moto: &moto::Server, request: &str, service: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", moto.port())).unwrap();
+    let scope = format!("AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0");
+    let length = body.len();
+    let head = format!(
+        "{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: {scope}\r\n{headers}Content-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    answer.split_off(end + 4)
+}
+
+fn sqs(moto: &moto::Server, action: &str, body: &Value) -> Value {
+    let headers = format!("Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: AmazonSQS.{action}\r\n");
+    serde_json::from_slice(&of_aws(moto, "POST /", "sqs", &headers, body.to_string().as_bytes())).unwrap()
 }

@@ -1,7 +1,6 @@
 //! Three variables make a worker, and plain messages reach it.
 
 use super::*;
-use std::io::{Read as _, Write as _};
 
 #[test]
 fn redis_postgres_and_a_folder() {
@@ -31,26 +30,6 @@ fn redis_postgres_and_a_folder() {
     assert!(doctor["ok"] == true && text.contains("PostgreSQL") && text.contains("0 waiting") && text.contains("wasmtime 4"), "{doctor}");
 }
 
-/// What any client of AWS sends; moto checks no signature, but wants to see one, and which service is meant.
-fn ask(moto: &moto::Server, request: &str, service: &str, headers: &str, body: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", moto.port())).unwrap();
-    let scope = format!("AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0");
-    let length = body.len();
-    let whole = format!(
-        "{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: {scope}\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(whole.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    answer
-}
-
-fn sqs(moto: &moto::Server, action: &str, body: &Value) -> String {
-    let headers = format!("Content-Type: application/x-amz-json-1.0\r\nX-Amz-Target: AmazonSQS.{action}\r\n");
-    ask(moto, "POST /", "sqs", &headers, &body.to_string())
-}
-
 #[test]
 fn sqs_and_s3() {
     let (Some(moto), Some(postgres)) = (moto::Server::shared(), postgres::Server::shared()) else { return };
@@ -70,7 +49,7 @@ fn sqs_and_s3() {
     let body = message("two", &json!({"action": "json", "value": {"value": 8}}));
     let queue = format!("{}/123456789012/pages", moto.url());
     let sent = sqs(moto, "SendMessage", &json!({"QueueUrl": queue, "MessageBody": body}));
-    assert!(sent.contains("MessageId"), "{sent}");
+    assert!(sent["MessageId"].is_string(), "{sent}");
     let done = wait_for(&place, &environment, "two", "DONE");
     assert_eq!(done["step"], "pages", "{done}");
     let listed = moto.ask(&format!("GET /{bucket}?list-type=2"));
@@ -78,8 +57,8 @@ fn sqs_and_s3() {
         listed.split("<Key>").filter_map(|part| part.split_once("</Key>")).map(|(key, _)| key).find(|key| key.ends_with("/result.json"));
     let key = key.unwrap_or_else(|| panic!("{listed}"));
     assert!(key.starts_with("default/jobs/job-two/pages/"), "{key}");
-    let read = ask(moto, &format!("GET /{bucket}/{key}"), "s3", "", "");
-    assert!(read.ends_with(r#"{"value":8}"#), "{read}");
+    let read = of_aws(moto, &format!("GET /{bucket}/{key}"), "s3", "", b"");
+    assert_eq!(serde_json::from_slice::<Value>(&read).unwrap(), json!({"value": 8}));
     let doctor = run(&place, &environment, &["doctor", "--json"]).ok().json();
     assert!(doctor["ok"] == true && doctor.to_string().contains("written, read and removed"), "{doctor}");
     assert!(!moto.ask(&format!("GET /{bucket}?list-type=2")).contains("probe"), "it leaves nothing behind");
