@@ -3,7 +3,8 @@
 
 use super::clock::Clock;
 use super::dice::Dice;
-use super::report::{BROKER_FORGOT, BROKER_KILLED, Report, WEATHER};
+use super::report::{BROKER_FORGOT, BROKER_KILLED, BROKER_STOPPED, Report, WEATHER};
+use super::site::signal_to;
 use crate::servers::{redis, sqs};
 use std::time::{Duration, Instant};
 
@@ -96,6 +97,8 @@ enum State {
     Doomed(Option<u64>),
     /// It is away.
     Down,
+    /// It is there, and says nothing.
+    Stopped(u32),
 }
 
 impl Trouble {
@@ -108,10 +111,15 @@ impl Trouble {
         self.last.is_some_and(|last| last.elapsed() < EXCUSED)
     }
 
+    /// Whether the broker can be asked.
+    pub fn is_reachable(&self) -> bool {
+        matches!(self.state, State::Well | State::Doomed(_))
+    }
+
     /// Goes on. Returns whether it has just come back and may have forgotten something.
     pub fn tick(&mut self, broker: &Broker, dice: &mut Dice, report: &mut Report) -> bool {
         let now = Instant::now();
-        if matches!(self.state, State::Down) {
+        if !self.is_reachable() {
             self.last = Some(now);
         }
         if now < self.next {
@@ -140,6 +148,21 @@ impl Trouble {
     /// The next step of a cut: what was written within a second is lost, or nothing where only the process dies.
     fn cut(&mut self, server: &redis::Server, dice: &mut Dice, report: &mut Report, now: Instant) -> bool {
         match self.state {
+            State::Well if dice.below(3) == 0 => {
+                let process = server.process();
+                signal_to(process, "STOP");
+                report.fault(BROKER_STOPPED);
+                (self.state, self.last) = (State::Stopped(process), Some(now));
+                // The longest are longer than anybody waits for an answer.
+                self.next = now + dice.millis(300, 8000);
+                false
+            }
+            State::Stopped(process) => {
+                signal_to(process, "CONT");
+                self.state = State::Well;
+                self.next = now + dice.millis(1000, 5000);
+                false
+            }
             State::Well => {
                 self.state = State::Doomed((dice.below(2) == 0).then(|| server.written()));
                 self.next = now + dice.millis(0, 1000);
@@ -168,10 +191,11 @@ impl Trouble {
 
     /// Nothing is wrong any more.
     pub fn end(&mut self, broker: &Broker, report: &mut Report) {
-        match broker {
-            Broker::Redis(server) if matches!(self.state, State::Down) => server.start(),
-            Broker::Redis(_) => {}
-            Broker::Sqs(fake) => {
+        match (broker, &self.state) {
+            (Broker::Redis(server), State::Down) => server.start(),
+            (Broker::Redis(_), State::Stopped(process)) => signal_to(*process, "CONT"),
+            (Broker::Redis(_), _) => {}
+            (Broker::Sqs(fake), _) => {
                 fake.set(sqs::Faults::default());
                 report.broker = fake.faults();
             }

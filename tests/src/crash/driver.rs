@@ -9,7 +9,7 @@ use super::producer::Producer;
 use super::report::{CLOCK_MOVED, DATABASE_KILLED, Report};
 use super::rows;
 use super::site::{LEASE, Site, Store, WORKERS};
-use super::worker::{Ended, Plan, Worker};
+use super::worker::{Away, Ended, Plan, Worker};
 use std::collections::VecDeque;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -80,11 +80,16 @@ pub struct Driven {
     pub report: Report,
 }
 
+/// The failpoints that workers come to here.
+fn points(site: &Site) -> Vec<Point> {
+    Point::ALL.iter().copied().filter(|point| site.broker.is_some() || !OF_BROKERS.contains(point)).collect()
+}
+
 impl<'a> Driver<'a> {
     pub fn new(site: &'a mut Site, seed: u64) -> Self {
         let report = Report { store: site.name(), seed, ..Report::default() };
         let now = Instant::now();
-        let has_broker = site.broker.is_some();
+        let points = points(site).into();
         Self {
             site,
             dice: Dice::new(seed),
@@ -93,7 +98,7 @@ impl<'a> Driver<'a> {
             started: 0,
             errands: Errands::default(),
             jobs: Vec::new(),
-            points: Point::ALL.iter().copied().filter(|point| has_broker || !OF_BROKERS.contains(point)).collect(),
+            points,
             next_batch: now,
             next_ask: now,
             clock_moves: now + Duration::from_secs(4),
@@ -116,14 +121,15 @@ impl<'a> Driver<'a> {
             self.tick();
             if self.report.kills() >= kills {
                 let since: &Instant = enough.get_or_insert_with(Instant::now);
-                if self.points.is_empty() || since.elapsed() > LAST_POINTS {
+                if self.lacking().is_empty() || since.elapsed() > LAST_POINTS {
                     break;
                 }
             }
             std::thread::sleep(TICK);
         }
-        if !self.points.is_empty() {
-            self.report.violations.push(format!("no worker came to these failpoints: {:?}", self.points));
+        let lacking = self.lacking();
+        if !lacking.is_empty() {
+            self.report.violations.push(format!("no worker came to these failpoints: {lacking:?}"));
         }
         self.calm();
         self.report.took = began.elapsed();
@@ -147,7 +153,8 @@ impl<'a> Driver<'a> {
         }
         self.excused = excused;
         for number in 0..self.workers.len() {
-            let ended = self.workers[number].tick(excused || self.broker.excuses(), &mut self.dice, &mut self.report);
+            let away = Away { database: excused, broker: self.broker.excuses() };
+            let ended = self.workers[number].tick(away, &mut self.dice, &mut self.report);
             if let Ended::Unreached(point) = ended {
                 self.points.push_back(point);
             }
@@ -166,7 +173,9 @@ impl<'a> Driver<'a> {
             if self.broker.tick(broker, &mut self.dice, &mut self.report) {
                 self.producer.doubt();
             }
-            self.producer.tick(self.site, broker, &mut self.report);
+            if self.broker.is_reachable() {
+                self.producer.tick(self.site, broker, &mut self.report);
+            }
         }
         if now >= self.next_ask {
             self.next_ask = now + ASK;
@@ -202,8 +211,12 @@ impl<'a> Driver<'a> {
     }
 
     fn any_point(&mut self) -> Point {
-        let point = *self.dice.pick(Point::ALL);
-        if self.site.broker.is_none() && OF_BROKERS.contains(&point) { self.any_point() } else { point }
+        *self.dice.pick(&points(self.site))
+    }
+
+    /// Failpoints at which no worker has aborted so far.
+    fn lacking(&self) -> Vec<Point> {
+        points(self.site).into_iter().filter(|point| !self.report.points.contains_key(point.as_str())).collect()
     }
 
     /// An hour on, and back after a while.
@@ -279,7 +292,7 @@ impl<'a> Driver<'a> {
         let mut next_show = began + SHOW;
         loop {
             self.errands.tick(self.site, &mut self.dice, &mut self.report);
-            self.workers.retain_mut(|worker| matches!(worker.tick(false, &mut self.dice, &mut self.report), Ended::Not));
+            self.workers.retain_mut(|worker| matches!(worker.tick(Away::default(), &mut self.dice, &mut self.report), Ended::Not));
             let open = rows::open(self.site).unwrap();
             let mut is_drained = true;
             if let Some(broker) = &self.site.broker {
@@ -294,7 +307,11 @@ impl<'a> Driver<'a> {
                 break;
             }
             if began.elapsed() > CALM || self.workers.is_empty() {
-                self.report.violations.push(format!("after {:?} without faults not everything has ended: {open:?}, {} in queues", began.elapsed(), self.waiting()));
+                self.report.violations.push(format!(
+                    "after {:?} without faults not everything has ended: {open:?}, {} in queues",
+                    began.elapsed(),
+                    self.waiting()
+                ));
                 break;
             }
             std::thread::sleep(TICK * 4);
@@ -303,11 +320,13 @@ impl<'a> Driver<'a> {
         std::thread::sleep(LEASE);
         let (waiting, outgoing) = (self.waiting(), rows::open(self.site).unwrap().outgoing);
         if waiting > 0 || outgoing > 0 {
-            self.report.violations.push(format!("{waiting} messages are in the queues and {outgoing} in the outbox, and no task needs one"));
+            self.report
+                .violations
+                .push(format!("{waiting} messages are in the queues and {outgoing} in the outbox, and no task needs one"));
         }
         self.workers.iter_mut().for_each(|worker| worker.terminate(&mut self.report));
         while !self.workers.is_empty() {
-            self.workers.retain_mut(|worker| matches!(worker.tick(false, &mut self.dice, &mut self.report), Ended::Not));
+            self.workers.retain_mut(|worker| matches!(worker.tick(Away::default(), &mut self.dice, &mut self.report), Ended::Not));
             std::thread::sleep(TICK);
         }
     }

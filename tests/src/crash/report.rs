@@ -45,6 +45,7 @@ pub const SUBMITTER_KILLED: &str = "submit or cancel killed (SIGKILL)";
 pub const DATABASE_KILLED: &str = "database killed (SIGKILL) and started again";
 pub const BROKER_KILLED: &str = "Redis killed (SIGKILL) and started again";
 pub const BROKER_FORGOT: &str = "of these, what it wrote last was lost";
+pub const BROKER_STOPPED: &str = "Redis stopped for a while (SIGSTOP, SIGCONT)";
 pub const WEATHER: &str = "other faults of SQS from now on";
 pub const PUSHED: &str = "message of another producer, repeats included";
 pub const PAUSED: &str = "worker stopped for two leases (SIGSTOP, SIGCONT)";

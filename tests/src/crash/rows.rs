@@ -179,7 +179,6 @@ pub fn open(site: &Site) -> Result<Open, sqlx::Error> {
 
 /// Ids of all tasks without a parent; an error while the database is down.
 pub fn roots(site: &Site) -> Result<HashSet<String>, sqlx::Error> {
-    let roots: Vec<String> =
-        on_store!(site, connection => sqlx::query_scalar("SELECT task_id FROM tasks WHERE parent IS NULL").fetch_all(&mut connection).await?)?;
+    let roots: Vec<String> = on_store!(site, connection => sqlx::query_scalar("SELECT task_id FROM tasks WHERE parent IS NULL").fetch_all(&mut connection).await?)?;
     Ok(roots.into_iter().collect())
 }

@@ -157,6 +157,11 @@ impl Site {
 
 /// Sends a signal to a process of our own.
 pub fn signal(child: &Child, name: &str) {
-    let sent: Output = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).output().unwrap();
+    signal_to(child.id(), name);
+}
+
+/// The same, by its number.
+pub fn signal_to(process: u32, name: &str) {
+    let sent: Output = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).output().unwrap();
     assert!(sent.status.success(), "SIG{name}: {}", String::from_utf8_lossy(&sent.stderr));
 }

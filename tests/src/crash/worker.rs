@@ -42,6 +42,20 @@ pub enum Plan {
     Live,
 }
 
+/// What was away a moment ago, so that a worker may have given up as it started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Away {
+    pub database: bool,
+    pub broker: bool,
+}
+
+impl Away {
+    /// Whether that is what ended a worker with this log.
+    fn explains(self, log: &str) -> bool {
+        log.contains("error: ") && (self.database || (self.broker && log.contains(".queue: ")))
+    }
+}
+
 /// How a worker ended.
 pub enum Ended {
     /// It runs.
@@ -96,11 +110,11 @@ impl Worker {
         fs::metadata(&self.log).map_or(0, |log| log.len() as usize)
     }
 
-    /// Goes on with the plan. `excused`: the database was away a moment ago, so that a worker may have given up as it started.
-    pub fn tick(&mut self, excused: bool, dice: &mut Dice, report: &mut Report) -> Ended {
+    /// Goes on with the plan.
+    pub fn tick(&mut self, away: Away, dice: &mut Dice, report: &mut Report) -> Ended {
         let now = Instant::now();
         if let Some(status) = self.child.try_wait().unwrap() {
-            return self.ended(status, excused, report);
+            return self.ended(status, away, report);
         }
         match self.plan {
             Plan::Kill(at) if now >= at => {
@@ -132,16 +146,16 @@ impl Worker {
     }
 
     /// It ended, by its own doing or by SIGTERM.
-    fn ended(&self, status: ExitStatus, excused: bool, report: &mut Report) -> Ended {
+    fn ended(&self, status: ExitStatus, away: Away, report: &mut Report) -> Ended {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let gave_up = excused && status.code() == Some(1) && log.contains("error: ");
+        let gave_up = status.code() == Some(1) && away.explains(&log);
         let well = match self.plan {
             Plan::Abort(..) => status.signal() == Some(ABRT),
             Plan::Leave(_) => status.success() || (status.signal() == Some(TERM) && self.began.elapsed() < START),
             _ => false,
         };
         if gave_up {
-            *report.seen.entry("no database to start with").or_default() += 1;
+            *report.seen.entry("no database or broker to start with").or_default() += 1;
         } else if !well {
             report.violations.push(format!("a worker ended by itself, {status}, while {:?} was planned: {log}", self.plan));
         }
@@ -175,9 +189,12 @@ impl Worker {
     /// What it said. A log without anything wrong is removed: there will be thousands.
     fn read_log(&self, report: &mut Report) {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        for (what, sign) in
-            [("lease lost", "lease lost"), ("given up", "their workers died too often"), ("store busy", "no tasks could be")]
-        {
+        for (what, sign) in [
+            ("lease lost", "lease lost"),
+            ("given up", "their workers died too often"),
+            ("store busy", "no tasks could be"),
+            ("messages lost", "messages seem lost"),
+        ] {
             *report.seen.entry(what).or_default() += log.matches(sign).count() as u64;
         }
         let wrong = wrong(&log, &self.outages);

@@ -116,6 +116,13 @@ impl Server {
         }
     }
 
+    /// Its process, for signals.
+    pub fn process(&self) -> u32 {
+        let Answer::Text(info) = self.ask(&["INFO", "server"]) else { panic!("no answer of INFO") };
+        let process = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
+        process.unwrap_or_else(|| panic!("no process_id in {info}"))
+    }
+
     /// Bytes of its append-only file by now.
     pub fn written(&self) -> u64 {
         fs::metadata(self.file()).expect("the append-only file").len()
@@ -132,7 +139,8 @@ impl Server {
     fn file(&self) -> PathBuf {
         let entries = fs::read_dir(self.folder.path().join("appendonlydir")).into_iter().flatten();
         let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        let last = files.filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max_by_key(|path| (path.as_os_str().len(), path.clone()));
+        let last =
+            files.filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max_by_key(|path| (path.as_os_str().len(), path.clone()));
         last.unwrap_or_else(|| self.folder.path().join("appendonly.aof"))
     }
 
