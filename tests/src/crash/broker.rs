@@ -15,6 +15,9 @@ const REST: &str = "rest";
 /// For so long after a broker troubled anybody, workers may be found that gave up without it as they started.
 const EXCUSED: Duration = Duration::from_secs(10);
 
+/// Time left for work once some was done.
+const SOON: Duration = Duration::from_millis(300);
+
 /// Shares of calls and messages that SQS has go wrong, of which each fault gets one at a time.
 const SHARES: &[f64] = &[0.0, 0.02, 0.05, 0.2];
 
@@ -85,6 +88,8 @@ impl Broker {
 pub struct Trouble {
     state: State,
     next: Instant,
+    /// How far work had come as this state began.
+    claims: i64,
     /// When it last troubled anybody.
     last: Option<Instant>,
     /// Whether it may have forgotten what it had confirmed to producers.
@@ -103,7 +108,7 @@ enum State {
 
 impl Trouble {
     pub fn new(now: Instant) -> Self {
-        Self { state: State::Well, next: now + Duration::from_secs(2), last: None, forgot: false }
+        Self { state: State::Well, next: now + Duration::from_secs(2), claims: 0, last: None, forgot: false }
     }
 
     /// Whether workers may give up without the broker as they start.
@@ -116,15 +121,20 @@ impl Trouble {
         matches!(self.state, State::Well | State::Doomed(_))
     }
 
-    /// Goes on. Returns whether it has just come back and may have forgotten something.
-    pub fn tick(&mut self, broker: &Broker, dice: &mut Dice, report: &mut Report) -> bool {
+    /// Goes on. `claims`: how far work has come; on a slow machine the next cut waits until there was some since the last. Returns whether
+    /// the broker has just come back and may have forgotten something.
+    pub fn tick(&mut self, broker: &Broker, claims: i64, dice: &mut Dice, report: &mut Report) -> bool {
         let now = Instant::now();
+        if matches!(self.state, State::Well) && claims <= self.claims {
+            self.next = self.next.max(now + SOON);
+        }
         if !self.is_reachable() {
             self.last = Some(now);
         }
         if now < self.next {
             return false;
         }
+        self.claims = claims;
         match broker {
             Broker::Sqs(fake) => {
                 let mut share = || *dice.pick(SHARES);

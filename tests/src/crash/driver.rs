@@ -61,6 +61,8 @@ pub struct Driver<'a> {
     clock_moves: Instant,
     database: Database,
     broker: Trouble,
+    /// How far work has come, as far as is known, and how far it had as the database came up.
+    claims: (i64, i64),
     producer: Producer,
     /// Whether what workers say of a database that is away is no news.
     excused: bool,
@@ -104,6 +106,7 @@ impl<'a> Driver<'a> {
             clock_moves: now + Duration::from_secs(4),
             database: Database::Up(None, now + Duration::from_secs(3)),
             broker: Trouble::new(now),
+            claims: (0, 0),
             producer: Producer::default(),
             excused: false,
         }
@@ -170,7 +173,7 @@ impl<'a> Driver<'a> {
         }
         self.database(now);
         if let Some(broker) = &self.site.broker {
-            if self.broker.tick(broker, &mut self.dice, &mut self.report) {
+            if self.broker.tick(broker, self.claims.0, &mut self.dice, &mut self.report) {
                 self.producer.doubt();
             }
             if self.broker.is_reachable() {
@@ -180,6 +183,7 @@ impl<'a> Driver<'a> {
         if now >= self.next_ask {
             self.next_ask = now + ASK;
             let open = rows::open(self.site);
+            self.claims.0 = open.as_ref().map_or(self.claims.0, |open| open.claims);
             if now >= self.next_batch && open.is_ok_and(|open| open.live < ENOUGH) {
                 self.next_batch = now + BATCH_PAUSE;
                 self.submit();
@@ -231,7 +235,8 @@ impl<'a> Driver<'a> {
     fn database(&mut self, now: Instant) {
         let Store::Postgres { server, .. } = &self.site.store else { return };
         match self.database {
-            Database::Up(_, until) if now >= until => {
+            // On a slow machine it is not killed again before anything was done.
+            Database::Up(_, until) if now >= until && self.claims.0 > self.claims.1 => {
                 self.workers.iter_mut().for_each(Worker::outage_begins);
                 server.kill();
                 self.report.fault(DATABASE_KILLED);
@@ -240,6 +245,7 @@ impl<'a> Driver<'a> {
             Database::Down(until) if now >= until => {
                 server.start();
                 let now = Instant::now();
+                self.claims.1 = self.claims.0;
                 self.database = Database::Up(Some(now), now + self.dice.millis(2000, 12_000));
             }
             _ => {}

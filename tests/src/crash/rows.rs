@@ -117,11 +117,13 @@ pub struct Open {
     pub leftovers: i64,
     /// Messages that no broker has confirmed.
     pub outgoing: i64,
+    /// Claims that there ever were: how far work has come.
+    pub claims: i64,
 }
 
 const OPEN: &str = "
 SELECT count(*) FILTER (WHERE state NOT IN ('DONE', 'DEAD', 'CANCELLED')) AS live, count(leftover) AS leftovers,
-       (SELECT count(*) FROM outbox) AS outgoing
+       (SELECT count(*) FROM outbox) AS outgoing, (SELECT count(*) FROM claims) AS claims
 FROM tasks";
 
 /// Runs `$work` on a connection of its own.

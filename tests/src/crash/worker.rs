@@ -19,6 +19,9 @@ const LEAVE: Duration = Duration::from_secs(20);
 /// Until a worker listens for signals, it holds nothing, and SIGTERM just ends it; generous again.
 const START: Duration = Duration::from_secs(4);
 
+/// Pause before another worker is started for one that gave up: without one a slow machine would do nothing else.
+const NEXT_START: Duration = Duration::from_millis(250);
+
 /// Numbers of signals.
 const ABRT: i32 = 6;
 const TERM: i32 = 15;
@@ -38,6 +41,8 @@ pub enum Plan {
     Terminate(Instant),
     /// It has to be gone by that time.
     Leave(Instant),
+    /// It gave up as it started. Whoever runs it starts another one at that time, as a supervisor does; that one may come to the point.
+    GaveUp(Instant, Option<Point>),
     /// Nothing.
     Live,
 }
@@ -113,6 +118,9 @@ impl Worker {
     /// Goes on with the plan.
     pub fn tick(&mut self, away: Away, dice: &mut Dice, report: &mut Report) -> Ended {
         let now = Instant::now();
+        if let Plan::GaveUp(until, point) = self.plan {
+            return if now < until { Ended::Not } else { point.map_or(Ended::Yes, Ended::Unreached) };
+        }
         if let Some(status) = self.child.try_wait().unwrap() {
             return self.ended(status, away, report);
         }
@@ -146,7 +154,7 @@ impl Worker {
     }
 
     /// It ended, by its own doing or by SIGTERM.
-    fn ended(&self, status: ExitStatus, away: Away, report: &mut Report) -> Ended {
+    fn ended(&mut self, status: ExitStatus, away: Away, report: &mut Report) -> Ended {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let gave_up = status.code() == Some(1) && away.explains(&log);
         let well = match self.plan {
@@ -160,6 +168,11 @@ impl Worker {
             report.violations.push(format!("a worker ended by itself, {status}, while {:?} was planned: {log}", self.plan));
         }
         self.read_log(report);
+        if gave_up {
+            let point = if let Plan::Abort(point, _) = self.plan { Some(point) } else { None };
+            self.plan = Plan::GaveUp(Instant::now() + NEXT_START, point);
+            return Ended::Not;
+        }
         match self.plan {
             Plan::Abort(point, _) if well => {
                 report.fault(ABORTED);
@@ -173,6 +186,9 @@ impl Worker {
 
     /// Asks it to stop; it has to be gone soon.
     pub fn terminate(&mut self, report: &mut Report) {
+        if matches!(self.plan, Plan::GaveUp(..)) {
+            return;
+        }
         signal(&self.child, "TERM");
         report.fault(TERMINATED);
         self.plan = Plan::Leave(Instant::now() + GRACE + LEAVE);
@@ -180,6 +196,9 @@ impl Worker {
 
     /// `kill -9`. A stopped process dies of it too.
     pub fn kill(&mut self, report: &mut Report) {
+        if matches!(self.plan, Plan::GaveUp(..)) {
+            return;
+        }
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         report.fault(KILLED);
