@@ -35,6 +35,8 @@ cargo xtask COMMAND
   models            fetch the OCR models and ONNX Runtime from PyPI (checked, once)
   crash [--kills N] [--store sqlite|postgres] [--seed N]
                     kill workers N times (1000, unless told otherwise) and check what is left; 1 where a rule was broken
+  crash --queue redis|sqs [--kills N] [--seed N]
+                    the same (300 times) with messages in a broker that fails too, and tasks in Postgres
   bench boundary    what a call across the wasm boundary costs, beside the same call without the host
   bench queue [--tasks N] [--rounds N] [--store sqlite-normal|sqlite-full|postgres]
                     what a task costs from claim to end, beside the hook compiled in and beside bare SQL

@@ -1,13 +1,15 @@
 //! The loop itself: workers at work, jobs coming in, and something always going wrong; then calm, until nothing is left to do.
 
+use super::broker::Trouble;
 use super::clock::HOUR;
 use super::dice::Dice;
 use super::errands::Errands;
 use super::load::{self, Job};
+use super::producer::Producer;
 use super::report::{CLOCK_MOVED, DATABASE_KILLED, Report};
 use super::rows;
 use super::site::{LEASE, Site, Store, WORKERS};
-use super::worker::{Ended, Plan, Worker};
+use super::worker::{Away, Ended, Plan, Worker};
 use std::collections::VecDeque;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -28,7 +30,7 @@ const BATCH_PAUSE: Duration = Duration::from_millis(500);
 /// How long the loop goes on, once it has killed enough, for failpoints that no worker has come to.
 const LAST_POINTS: Duration = Duration::from_secs(60);
 
-/// Points on the way of a broker's messages. Here the table is the queue, so that nobody comes past them.
+/// Points on the way of a broker's messages. Where the table is the queue nobody comes past them.
 const OF_BROKERS: &[Point] = &[Point::AfterReceive, Point::BeforeSend, Point::AfterSend, Point::BeforeAck];
 
 /// So many violations, and going on tells nothing new.
@@ -36,6 +38,9 @@ const HOPELESS: usize = 20;
 
 /// For so long after the database came back, workers may be found that gave up without it as they started.
 const EXCUSED: Duration = Duration::from_secs(10);
+
+/// In the calm SQS delivers all that it hides so often: by then it may be acknowledged.
+const SHOW: Duration = Duration::from_secs(5);
 
 /// How long the calm may take: the last leases, retries and sweeps.
 const CALM: Duration = Duration::from_secs(120);
@@ -55,6 +60,10 @@ pub struct Driver<'a> {
     next_ask: Instant,
     clock_moves: Instant,
     database: Database,
+    broker: Trouble,
+    /// How far work has come, as far as is known, and how far it had as the database came up.
+    claims: (i64, i64),
+    producer: Producer,
     /// Whether what workers say of a database that is away is no news.
     excused: bool,
 }
@@ -73,10 +82,16 @@ pub struct Driven {
     pub report: Report,
 }
 
+/// The failpoints that workers come to here.
+fn points(site: &Site) -> Vec<Point> {
+    Point::ALL.iter().copied().filter(|point| site.broker.is_some() || !OF_BROKERS.contains(point)).collect()
+}
+
 impl<'a> Driver<'a> {
     pub fn new(site: &'a mut Site, seed: u64) -> Self {
-        let report = Report { store: site.store.name(), seed, ..Report::default() };
+        let report = Report { store: site.name(), seed, ..Report::default() };
         let now = Instant::now();
+        let points = points(site).into();
         Self {
             site,
             dice: Dice::new(seed),
@@ -85,11 +100,14 @@ impl<'a> Driver<'a> {
             started: 0,
             errands: Errands::default(),
             jobs: Vec::new(),
-            points: Point::ALL.iter().copied().filter(|point| !OF_BROKERS.contains(point)).collect(),
+            points,
             next_batch: now,
             next_ask: now,
             clock_moves: now + Duration::from_secs(4),
             database: Database::Up(None, now + Duration::from_secs(3)),
+            broker: Trouble::new(now),
+            claims: (0, 0),
+            producer: Producer::default(),
             excused: false,
         }
     }
@@ -106,14 +124,15 @@ impl<'a> Driver<'a> {
             self.tick();
             if self.report.kills() >= kills {
                 let since: &Instant = enough.get_or_insert_with(Instant::now);
-                if self.points.is_empty() || since.elapsed() > LAST_POINTS {
+                if self.lacking().is_empty() || since.elapsed() > LAST_POINTS {
                     break;
                 }
             }
             std::thread::sleep(TICK);
         }
-        if !self.points.is_empty() {
-            self.report.violations.push(format!("no worker came to these failpoints: {:?}", self.points));
+        let lacking = self.lacking();
+        if !lacking.is_empty() {
+            self.report.violations.push(format!("no worker came to these failpoints: {lacking:?}"));
         }
         self.calm();
         self.report.took = began.elapsed();
@@ -137,7 +156,8 @@ impl<'a> Driver<'a> {
         }
         self.excused = excused;
         for number in 0..self.workers.len() {
-            let ended = self.workers[number].tick(excused, &mut self.dice, &mut self.report);
+            let away = Away { database: excused, broker: self.broker.excuses() };
+            let ended = self.workers[number].tick(away, &mut self.dice, &mut self.report);
             if let Ended::Unreached(point) = ended {
                 self.points.push_back(point);
             }
@@ -152,9 +172,18 @@ impl<'a> Driver<'a> {
             self.move_clock(now);
         }
         self.database(now);
+        if let Some(broker) = &self.site.broker {
+            if self.broker.tick(broker, self.claims.0, &mut self.dice, &mut self.report) {
+                self.producer.doubt();
+            }
+            if self.broker.is_reachable() {
+                self.producer.tick(self.site, broker, &mut self.report);
+            }
+        }
         if now >= self.next_ask {
             self.next_ask = now + ASK;
             let open = rows::open(self.site);
+            self.claims.0 = open.as_ref().map_or(self.claims.0, |open| open.claims);
             if now >= self.next_batch && open.is_ok_and(|open| open.live < ENOUGH) {
                 self.next_batch = now + BATCH_PAUSE;
                 self.submit();
@@ -186,8 +215,12 @@ impl<'a> Driver<'a> {
     }
 
     fn any_point(&mut self) -> Point {
-        let point = *self.dice.pick(Point::ALL);
-        if OF_BROKERS.contains(&point) { self.any_point() } else { point }
+        *self.dice.pick(&points(self.site))
+    }
+
+    /// Failpoints at which no worker has aborted so far.
+    fn lacking(&self) -> Vec<Point> {
+        points(self.site).into_iter().filter(|point| !self.report.points.contains_key(point.as_str())).collect()
     }
 
     /// An hour on, and back after a while.
@@ -202,7 +235,8 @@ impl<'a> Driver<'a> {
     fn database(&mut self, now: Instant) {
         let Store::Postgres { server, .. } = &self.site.store else { return };
         match self.database {
-            Database::Up(_, until) if now >= until => {
+            // On a slow machine it is not killed again before anything was done.
+            Database::Up(_, until) if now >= until && self.claims.0 > self.claims.1 => {
                 self.workers.iter_mut().for_each(Worker::outage_begins);
                 server.kill();
                 self.report.fault(DATABASE_KILLED);
@@ -211,6 +245,7 @@ impl<'a> Driver<'a> {
             Database::Down(until) if now >= until => {
                 server.start();
                 let now = Instant::now();
+                self.claims.1 = self.claims.0;
                 self.database = Database::Up(Some(now), now + self.dice.millis(2000, 12_000));
             }
             _ => {}
@@ -219,14 +254,23 @@ impl<'a> Driver<'a> {
 
     fn submit(&mut self) {
         let name = format!("b{:04}", self.jobs.len());
-        let jobs = load::batch(&name, &mut self.dice);
+        let mut jobs = load::batch(&name, &mut self.dice);
+        if self.site.broker.is_some() && self.dice.below(2) == 0 {
+            jobs = jobs.into_iter().map(|job| job.fed(&mut self.dice)).collect();
+            self.producer.add(jobs.iter().flat_map(|job| &job.messages), &mut self.dice);
+            return self.cancel_some(jobs);
+        }
         let file = self.site.path().join(format!("{name}.jsonl"));
         fs::write(&file, jobs.iter().map(|job| format!("{}\n", job.line)).collect::<String>()).unwrap();
         let words = ["submit", self.site.pipeline(), "--jsonl", file.to_str().unwrap()];
         self.errands.add(&words, Duration::ZERO, self.dice.below(3) == 0);
+        self.cancel_some(jobs);
+    }
+
+    fn cancel_some(&mut self, jobs: Vec<Job>) {
         for job in &jobs {
             // A cancellation before the job is there does not succeed, and is given again.
-            if job.must_be_cancelled || self.dice.below(12) == 0 {
+            if job.must_be_cancelled || (job.messages.len() < 2 && self.dice.below(12) == 0) {
                 let after = self.dice.millis(50, 1500);
                 self.errands.add(&["jobs", "cancel", &job.id], after, self.dice.below(6) == 0);
             }
@@ -241,28 +285,59 @@ impl<'a> Driver<'a> {
         if let (Store::Postgres { server, .. }, Database::Down(_)) = (&self.site.store, &self.database) {
             server.start();
         }
+        if let Some(broker) = &self.site.broker {
+            self.broker.end(broker, &mut self.report);
+            broker.show_all();
+            if self.broker.forgot {
+                self.producer.doubt();
+            }
+        }
         let start = |site: &Site, number: u64, dice: &mut Dice| Worker::start(site, number, Plan::Live, dice);
         self.workers = (0..WORKERS as u64).map(|i| start(self.site, self.started + 1 + i, &mut self.dice)).collect();
         let began = Instant::now();
+        let mut next_show = began + SHOW;
         loop {
             self.errands.tick(self.site, &mut self.dice, &mut self.report);
-            self.workers.retain_mut(|worker| matches!(worker.tick(false, &mut self.dice, &mut self.report), Ended::Not));
+            self.workers.retain_mut(|worker| matches!(worker.tick(Away::default(), &mut self.dice, &mut self.report), Ended::Not));
             let open = rows::open(self.site).unwrap();
-            if self.errands.are_done() && open.live == 0 && open.leftovers == 0 {
+            let mut is_drained = true;
+            if let Some(broker) = &self.site.broker {
+                self.producer.tick(self.site, broker, &mut self.report);
+                is_drained = self.producer.is_done() && broker.left() == 0;
+                if Instant::now() >= next_show {
+                    next_show += SHOW;
+                    broker.show_all();
+                }
+            }
+            if self.errands.are_done() && is_drained && (open.live, open.leftovers, open.outgoing) == (0, 0, 0) {
                 break;
             }
             if began.elapsed() > CALM || self.workers.is_empty() {
-                self.report.violations.push(format!("after {:?} without faults not everything has ended: {open:?}", began.elapsed()));
+                self.report.violations.push(format!(
+                    "after {:?} without faults not everything has ended: {open:?}, {} in queues",
+                    began.elapsed(),
+                    self.waiting()
+                ));
                 break;
             }
             std::thread::sleep(TICK * 4);
         }
         // Whatever anybody still does on behalf of an ended task shows now.
         std::thread::sleep(LEASE);
+        let (waiting, outgoing) = (self.waiting(), rows::open(self.site).unwrap().outgoing);
+        if waiting > 0 || outgoing > 0 {
+            self.report
+                .violations
+                .push(format!("{waiting} messages are in the queues and {outgoing} in the outbox, and no task needs one"));
+        }
         self.workers.iter_mut().for_each(|worker| worker.terminate(&mut self.report));
         while !self.workers.is_empty() {
-            self.workers.retain_mut(|worker| matches!(worker.tick(false, &mut self.dice, &mut self.report), Ended::Not));
+            self.workers.retain_mut(|worker| matches!(worker.tick(Away::default(), &mut self.dice, &mut self.report), Ended::Not));
             std::thread::sleep(TICK);
         }
+    }
+    /// Messages in the broker's queues.
+    fn waiting(&self) -> usize {
+        self.site.broker.as_ref().map_or(0, |broker| broker.left())
     }
 }

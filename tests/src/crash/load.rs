@@ -3,9 +3,14 @@
 use super::dice::Dice;
 use serde_json::{Value, json};
 
-/// The steps of the pipeline, all of them the probe. An outcome leads to `review`.
-pub fn pipeline(guest: &str) -> String {
-    let step = |name: &str, more: &str| format!("[steps.{name}]\nguest = {guest:?}\n{more}");
+/// The steps of the pipeline, all of them the probe. An outcome leads to `review`. With queues of a broker: the entry's, which a `then`
+/// shares, and the others'.
+pub fn pipeline(guest: &str, queues: Option<&[String; 2]>) -> String {
+    let step = |name: &str, more: &str| {
+        let queue = queues.map(|[entry, rest]| if matches!(name, "first" | "all") { entry } else { rest });
+        let queue = queue.map(|queue| format!("queue = {queue:?}\n")).unwrap_or_default();
+        format!("[steps.{name}]\nguest = {guest:?}\n{queue}{more}")
+    };
     let steps = [
         step("first", "transitions = { needs_review = \"review\" }\n"),
         step("each", ""),
@@ -24,6 +29,37 @@ pub struct Job {
     pub line: Value,
     /// Somebody has to cancel it, or it never ends.
     pub must_be_cancelled: bool,
+    /// Where another producer feeds it: the messages of its tasks. None: it is submitted.
+    pub messages: Vec<Value>,
+}
+
+/// Most tasks of a job that is fed.
+const MOST_FED: u64 = 3;
+
+impl Job {
+    /// The same, fed by a producer that knows nothing of us but the format of messages. What its job gets in all stands in each of them.
+    pub fn fed(mut self, dice: &mut Dice) -> Self {
+        // A job that is cancelled has one task, as whether another one came in time is up to the broker.
+        let tasks = if self.must_be_cancelled { 1 } else { 1 + dice.below(MOST_FED) };
+        let message = |number: u64| {
+            let mut message = self.line.clone();
+            message["task_id"] = format!("{}-{number}", self.id).into();
+            message["job_tasks"] = tasks.into();
+            // Whoever submits says how long to wait, a message until when: that is not of its format.
+            message.as_object_mut().unwrap().remove("delay_ms");
+            message
+        };
+        self.messages = (0..tasks).map(message).collect();
+        self
+    }
+
+    /// Params of each task without a parent, and its id where it is known.
+    pub fn roots(&self) -> Vec<(Option<&str>, &Value)> {
+        if self.messages.is_empty() {
+            return vec![(None, &self.line["params"])];
+        }
+        self.messages.iter().map(|message| (message["task_id"].as_str(), &message["params"])).collect()
+    }
 }
 
 /// One job of each kind, with ids that begin with `name`.
@@ -36,7 +72,7 @@ pub fn batch(name: &str, dice: &mut Dice) -> Vec<Job> {
             let id = format!("{name}-{number:02}-{kind}");
             let mut line = json!({"job_id": id, "params": params, "priority": dice.below(10)});
             more.as_object().unwrap().iter().for_each(|(key, value)| line[key] = value.clone());
-            Job { id, line, must_be_cancelled: kind.starts_with("stop") }
+            Job { id, line, must_be_cancelled: kind.starts_with("stop"), messages: Vec::new() }
         })
         .collect()
 }

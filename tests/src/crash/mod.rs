@@ -1,9 +1,11 @@
 //! The kill loop. The real binary works on real jobs while its processes are killed: by `kill -9` at random moments, by aborting
-//! themselves at every failpoint, by signals that pause or end them, under a wall clock that jumps by an hour. Afterwards a checker
-//! that trusts nothing but the database and the disk looks for whatever breaks the rules.
+//! themselves at every failpoint, by signals that pause or end them, under a wall clock that jumps by an hour. Tasks wait in the table or
+//! in a broker's queues; the broker is killed too, loses, repeats and refuses. Afterwards a checker that trusts nothing but the
+//! database and the disk looks for whatever breaks the rules.
 //!
 //! `CRASH_KILLS` is how often to kill, `CRASH_SEED` repeats the choices of an earlier run; `cargo xtask crash` sets them.
 
+mod broker;
 mod check;
 mod clock;
 mod dice;
@@ -11,6 +13,7 @@ mod driver;
 mod errands;
 mod load;
 mod probe;
+mod producer;
 mod report;
 mod rows;
 mod site;
@@ -23,14 +26,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Kills of one store in the test command: with both stores more than a hundred.
 const KILLS: u64 = 60;
 
+/// Kills with one broker: each failpoint once comes to more.
+const BROKER_KILLS: u64 = 20;
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
 
-fn survives(mut site: Site) {
+fn seed() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = number("CRASH_SEED").unwrap_or(since.as_millis() as u64);
-    let Driven { jobs, mut report } = Driver::new(&mut site, seed).run(number("CRASH_KILLS").unwrap_or(KILLS));
+    number("CRASH_SEED").unwrap_or(since.as_millis() as u64)
+}
+
+fn survives(mut site: Site, seed: u64, kills: u64) {
+    let Driven { jobs, mut report } = Driver::new(&mut site, seed).run(number("CRASH_KILLS").unwrap_or(kills));
     check::check(&site, &jobs, &mut report);
     println!("{report}");
     // Kills that hit nothing, or that end everything, would show nothing.
@@ -46,12 +55,27 @@ fn survives(mut site: Site) {
 
 #[test]
 fn sqlite_survives() {
-    survives(Site::sqlite());
+    survives(Site::sqlite(), seed(), KILLS);
 }
 
 #[test]
 fn postgres_survives() {
     if let Some(site) = Site::postgres() {
-        survives(site);
+        survives(site, seed(), KILLS);
+    }
+}
+
+#[test]
+fn redis_survives() {
+    if let Some(site) = Site::redis() {
+        survives(site, seed(), BROKER_KILLS);
+    }
+}
+
+#[test]
+fn sqs_survives() {
+    let seed = seed();
+    if let Some(site) = Site::sqs(seed) {
+        survives(site, seed, BROKER_KILLS);
     }
 }

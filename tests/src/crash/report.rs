@@ -16,6 +16,8 @@ pub struct Report {
     pub points: BTreeMap<&'static str, u64>,
     /// What workers said of it: leases lost, work of others finished.
     pub seen: BTreeMap<&'static str, u64>,
+    /// What the broker did of itself.
+    pub broker: BTreeMap<&'static str, u64>,
     pub jobs: BTreeMap<String, u64>,
     pub tasks: BTreeMap<String, u64>,
     pub claims: BTreeMap<String, u64>,
@@ -31,9 +33,9 @@ impl Report {
         *self.faults.entry(kind).or_default() += 1;
     }
 
-    /// Workers and databases that were ended without a word.
+    /// Workers, databases and brokers that were ended without a word.
     pub fn kills(&self) -> u64 {
-        [KILLED, ABORTED, DATABASE_KILLED].iter().filter_map(|kind| self.faults.get(kind)).sum()
+        [KILLED, ABORTED, DATABASE_KILLED, BROKER_KILLED].iter().filter_map(|kind| self.faults.get(kind)).sum()
     }
 }
 
@@ -41,6 +43,11 @@ pub const KILLED: &str = "worker killed at a random moment (SIGKILL)";
 pub const ABORTED: &str = "worker aborted at a failpoint";
 pub const SUBMITTER_KILLED: &str = "submit or cancel killed (SIGKILL)";
 pub const DATABASE_KILLED: &str = "database killed (SIGKILL) and started again";
+pub const BROKER_KILLED: &str = "Redis killed (SIGKILL) and started again";
+pub const BROKER_FORGOT: &str = "of these, what it wrote last was lost";
+pub const BROKER_STOPPED: &str = "Redis stopped for a while (SIGSTOP, SIGCONT)";
+pub const WEATHER: &str = "other faults of SQS from now on";
+pub const PUSHED: &str = "message of another producer, repeats included";
 pub const PAUSED: &str = "worker stopped for two leases (SIGSTOP, SIGCONT)";
 pub const TERMINATED: &str = "worker asked to stop (SIGTERM)";
 pub const CLOCK_MOVED: &str = "wall clock moved by an hour";
@@ -57,6 +64,9 @@ impl fmt::Display for Report {
         }
         writeln!(f, "  failpoints  {}", line(&self.points))?;
         writeln!(f, "  workers say {}", line(&self.seen))?;
+        if !self.broker.is_empty() {
+            writeln!(f, "  broker      {}", line(&self.broker))?;
+        }
         for (what, counts) in [("jobs", &self.jobs), ("tasks", &self.tasks), ("claims", &self.claims)] {
             writeln!(f, "  {:6}  {what}: {}", counts.values().sum::<u64>(), line(counts))?;
         }

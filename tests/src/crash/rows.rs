@@ -4,6 +4,7 @@ use super::site::{Site, Store};
 use serde_json::Value;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
+use std::collections::HashSet;
 use std::future::Future;
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -114,10 +115,16 @@ pub struct Open {
     pub live: i64,
     /// Ended tasks whose attempts are not known to be gone.
     pub leftovers: i64,
+    /// Messages that no broker has confirmed.
+    pub outgoing: i64,
+    /// Claims that there ever were: how far work has come.
+    pub claims: i64,
 }
 
 const OPEN: &str = "
-SELECT count(*) FILTER (WHERE state NOT IN ('DONE', 'DEAD', 'CANCELLED')) AS live, count(leftover) AS leftovers FROM tasks";
+SELECT count(*) FILTER (WHERE state NOT IN ('DONE', 'DEAD', 'CANCELLED')) AS live, count(leftover) AS leftovers,
+       (SELECT count(*) FROM outbox) AS outgoing, (SELECT count(*) FROM claims) AS claims
+FROM tasks";
 
 /// Runs `$work` on a connection of its own.
 macro_rules! on_store {
@@ -170,4 +177,10 @@ pub fn read(site: &Site) -> Rows {
 /// How much is still to be done; an error while the database is down.
 pub fn open(site: &Site) -> Result<Open, sqlx::Error> {
     on_store!(site, connection => sqlx::query_as(OPEN).fetch_one(&mut connection).await?)
+}
+
+/// Ids of all tasks without a parent; an error while the database is down.
+pub fn roots(site: &Site) -> Result<HashSet<String>, sqlx::Error> {
+    let roots: Vec<String> = on_store!(site, connection => sqlx::query_scalar("SELECT task_id FROM tasks WHERE parent IS NULL").fetch_all(&mut connection).await?)?;
+    Ok(roots.into_iter().collect())
 }

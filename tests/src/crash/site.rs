@@ -1,5 +1,6 @@
 //! Where it all happens: a folder, a store, a pipeline, and the commands that run there.
 
+use super::broker::Broker;
 use super::clock::{Clock, Clocks, HOUR};
 use super::dice::Dice;
 use super::{load, rows};
@@ -24,20 +25,13 @@ pub enum Store {
     Postgres { server: Server, dsn: String },
 }
 
-impl Store {
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Sqlite => "sqlite",
-            Self::Postgres { .. } => "postgres",
-        }
-    }
-}
-
 /// See the head of this file.
 pub struct Site {
     place: Place,
     pipeline: PathBuf,
     pub store: Store,
+    /// What carries the steps' messages; none: the table.
+    pub broker: Option<Broker>,
     /// The wall clock that the store goes by. With SQLite the workers share it: there is one machine.
     pub clock: Clock,
     /// Clocks of workers elsewhere: right, an hour ahead, an hour behind. None of them may matter.
@@ -47,14 +41,29 @@ pub struct Site {
 impl Site {
     /// With SQLite.
     pub fn sqlite() -> Self {
-        Self::new(Store::Sqlite, Clocks::build().clock("machine"), Vec::new())
+        Self::new(Store::Sqlite, None, Clocks::build().clock("machine"), Vec::new())
     }
 
     /// With a PostgreSQL server of its own, which may be killed; none where it is not installed.
     pub fn postgres() -> Option<Self> {
+        Self::on_postgres(|_| Some(None))
+    }
+
+    /// The same with queues in Redis, which may be killed too; none where one of the two is not installed.
+    pub fn redis() -> Option<Self> {
+        Self::on_postgres(|clock| Broker::redis(clock).map(Some))
+    }
+
+    /// The same with queues in SQS, whose faults come from `seed`.
+    pub fn sqs(seed: u64) -> Option<Self> {
+        Self::on_postgres(|_| Some(Some(Broker::sqs(seed))))
+    }
+
+    fn on_postgres(broker: impl FnOnce(&Clock) -> Option<Option<Broker>>) -> Option<Self> {
         let clocks = Clocks::build();
         let mut clock = clocks.clock("server");
         let server = Server::with(&clock.environment())?;
+        let broker = broker(&clock)?;
         let others = [("right", 0), ("ahead", HOUR), ("behind", -HOUR)].map(|(name, moved)| {
             let mut clock = clocks.clock(name);
             clock.set(moved);
@@ -65,17 +74,28 @@ impl Site {
         clock.set(HOUR);
         assert!((HOUR..HOUR + 600).contains(&(rows::now(&dsn) - right)), "the server does not go by its clock");
         clock.set(0);
-        Some(Self::new(Store::Postgres { server, dsn }, clock, others.into()))
+        Some(Self::new(Store::Postgres { server, dsn }, broker, clock, others.into()))
     }
 
-    fn new(store: Store, clock: Clock, others: Vec<Clock>) -> Self {
+    fn new(store: Store, broker: Option<Broker>, clock: Clock, others: Vec<Clock>) -> Self {
         let place = Place::new();
-        let pipeline = place.write("pipeline.toml", &load::pipeline(guest("probe").to_str().unwrap()));
-        let site = Self { place, pipeline, store, clock, others };
+        let queues = broker.as_ref().map(Broker::queues);
+        let pipeline = place.write("pipeline.toml", &load::pipeline(guest("probe").to_str().unwrap(), queues.as_ref()));
+        let site = Self { place, pipeline, store, broker, clock, others };
         // Compiles the guests, so that every worker starts in no time, and makes the schema.
         let first = site.start(&["run", site.pipeline(), "--until-empty"], "first.log").wait().unwrap();
         assert!(first.success(), "{}", std::fs::read_to_string(site.path().join("first.log")).unwrap());
         site
+    }
+
+    /// What it is called in a report.
+    pub fn name(&self) -> &'static str {
+        match (&self.broker, &self.store) {
+            (Some(Broker::Redis(_)), _) => "redis and postgres",
+            (Some(Broker::Sqs(_)), _) => "sqs and postgres",
+            (None, Store::Postgres { .. }) => "postgres",
+            (None, Store::Sqlite) => "sqlite",
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -103,7 +123,8 @@ impl Site {
             Store::Sqlite => None,
             Store::Postgres { dsn, .. } => Some(("DB_DSN".to_owned(), dsn.clone())),
         };
-        clock.into_iter().chain(store).collect()
+        let broker = self.broker.iter().flat_map(Broker::environment);
+        clock.into_iter().chain(store).chain(broker).collect()
     }
 
     /// A worker; `abort_at` arms a failpoint.
@@ -136,6 +157,11 @@ impl Site {
 
 /// Sends a signal to a process of our own.
 pub fn signal(child: &Child, name: &str) {
-    let sent: Output = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).output().unwrap();
+    signal_to(child.id(), name);
+}
+
+/// The same, by its number.
+pub fn signal_to(process: u32, name: &str) {
+    let sent: Output = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).output().unwrap();
     assert!(sent.status.success(), "SIG{name}: {}", String::from_utf8_lossy(&sent.stderr));
 }

@@ -19,6 +19,9 @@ const LEAVE: Duration = Duration::from_secs(20);
 /// Until a worker listens for signals, it holds nothing, and SIGTERM just ends it; generous again.
 const START: Duration = Duration::from_secs(4);
 
+/// Pause before another worker is started for one that gave up: without one a slow machine would do nothing else.
+const NEXT_START: Duration = Duration::from_millis(250);
+
 /// Numbers of signals.
 const ABRT: i32 = 6;
 const TERM: i32 = 15;
@@ -38,8 +41,24 @@ pub enum Plan {
     Terminate(Instant),
     /// It has to be gone by that time.
     Leave(Instant),
+    /// It gave up as it started. Whoever runs it starts another one at that time, as a supervisor does; that one may come to the point.
+    GaveUp(Instant, Option<Point>),
     /// Nothing.
     Live,
+}
+
+/// What was away a moment ago, so that a worker may have given up as it started.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Away {
+    pub database: bool,
+    pub broker: bool,
+}
+
+impl Away {
+    /// Whether that is what ended a worker with this log.
+    fn explains(self, log: &str) -> bool {
+        log.contains("error: ") && (self.database || (self.broker && log.contains(".queue: ")))
+    }
 }
 
 /// How a worker ended.
@@ -96,11 +115,14 @@ impl Worker {
         fs::metadata(&self.log).map_or(0, |log| log.len() as usize)
     }
 
-    /// Goes on with the plan. `excused`: the database was away a moment ago, so that a worker may have given up as it started.
-    pub fn tick(&mut self, excused: bool, dice: &mut Dice, report: &mut Report) -> Ended {
+    /// Goes on with the plan.
+    pub fn tick(&mut self, away: Away, dice: &mut Dice, report: &mut Report) -> Ended {
         let now = Instant::now();
+        if let Plan::GaveUp(until, point) = self.plan {
+            return if now < until { Ended::Not } else { point.map_or(Ended::Yes, Ended::Unreached) };
+        }
         if let Some(status) = self.child.try_wait().unwrap() {
-            return self.ended(status, excused, report);
+            return self.ended(status, away, report);
         }
         match self.plan {
             Plan::Kill(at) if now >= at => {
@@ -132,20 +154,25 @@ impl Worker {
     }
 
     /// It ended, by its own doing or by SIGTERM.
-    fn ended(&self, status: ExitStatus, excused: bool, report: &mut Report) -> Ended {
+    fn ended(&mut self, status: ExitStatus, away: Away, report: &mut Report) -> Ended {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let gave_up = excused && status.code() == Some(1) && log.contains("error: ");
+        let gave_up = status.code() == Some(1) && away.explains(&log);
         let well = match self.plan {
             Plan::Abort(..) => status.signal() == Some(ABRT),
             Plan::Leave(_) => status.success() || (status.signal() == Some(TERM) && self.began.elapsed() < START),
             _ => false,
         };
         if gave_up {
-            *report.seen.entry("no database to start with").or_default() += 1;
+            *report.seen.entry("no database or broker to start with").or_default() += 1;
         } else if !well {
             report.violations.push(format!("a worker ended by itself, {status}, while {:?} was planned: {log}", self.plan));
         }
         self.read_log(report);
+        if gave_up {
+            let point = if let Plan::Abort(point, _) = self.plan { Some(point) } else { None };
+            self.plan = Plan::GaveUp(Instant::now() + NEXT_START, point);
+            return Ended::Not;
+        }
         match self.plan {
             Plan::Abort(point, _) if well => {
                 report.fault(ABORTED);
@@ -159,6 +186,9 @@ impl Worker {
 
     /// Asks it to stop; it has to be gone soon.
     pub fn terminate(&mut self, report: &mut Report) {
+        if matches!(self.plan, Plan::GaveUp(..)) {
+            return;
+        }
         signal(&self.child, "TERM");
         report.fault(TERMINATED);
         self.plan = Plan::Leave(Instant::now() + GRACE + LEAVE);
@@ -166,6 +196,9 @@ impl Worker {
 
     /// `kill -9`. A stopped process dies of it too.
     pub fn kill(&mut self, report: &mut Report) {
+        if matches!(self.plan, Plan::GaveUp(..)) {
+            return;
+        }
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         report.fault(KILLED);
@@ -175,9 +208,12 @@ impl Worker {
     /// What it said. A log without anything wrong is removed: there will be thousands.
     fn read_log(&self, report: &mut Report) {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        for (what, sign) in
-            [("lease lost", "lease lost"), ("given up", "their workers died too often"), ("store busy", "no tasks could be")]
-        {
+        for (what, sign) in [
+            ("lease lost", "lease lost"),
+            ("given up", "their workers died too often"),
+            ("store busy", "no tasks could be"),
+            ("messages lost", "messages seem lost"),
+        ] {
             *report.seen.entry(what).or_default() += log.matches(sign).count() as u64;
         }
         let wrong = wrong(&log, &self.outages);

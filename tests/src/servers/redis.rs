@@ -35,6 +35,8 @@ pub struct Server {
     program: PathBuf,
     folder: TempDir,
     port: u16,
+    /// What it is started with beside its settings.
+    environment: Vec<(String, PathBuf)>,
     running: Mutex<Option<Child>>,
     streams: AtomicU32,
 }
@@ -59,13 +61,19 @@ impl Server {
 
     /// A server of one test's own, which it may kill, fill or empty.
     pub fn private() -> Option<Self> {
+        Self::with(&[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn with(environment: &[(&str, PathBuf)]) -> Option<Self> {
         let Some(program) = program() else {
             assert!(std::env::var_os("CI").is_none(), "no Redis: redis-server is not in PATH, and REDIS_SERVER names no file");
             eprintln!("\n*** SKIPPED: no Redis here (redis-server in PATH, or REDIS_SERVER); CI would fail ***\n");
             return None;
         };
         let folder = tempfile::Builder::new().prefix("redis-").tempdir().expect("a folder for the server");
-        let server = Self { program, folder, port: free_port(), running: Mutex::new(None), streams: AtomicU32::new(0) };
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let server = Self { program, folder, port: free_port(), environment, running: Mutex::new(None), streams: AtomicU32::new(0) };
         server.start();
         Some(server)
     }
@@ -108,6 +116,34 @@ impl Server {
         }
     }
 
+    /// Its process, for signals.
+    pub fn process(&self) -> u32 {
+        let Answer::Text(info) = self.ask(&["INFO", "server"]) else { panic!("no answer of INFO") };
+        let process = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
+        process.unwrap_or_else(|| panic!("no process_id in {info}"))
+    }
+
+    /// Bytes of its append-only file by now.
+    pub fn written(&self) -> u64 {
+        fs::metadata(self.file()).expect("the append-only file").len()
+    }
+
+    /// Cuts the append-only file of a killed server back to so many bytes: what a power cut does to what was not synced.
+    pub fn forget(&self, kept: u64) {
+        assert!(self.running.lock().unwrap_or_else(PoisonError::into_inner).is_none(), "it runs");
+        let file = fs::OpenOptions::new().write(true).open(self.file()).expect("the append-only file");
+        file.set_len(kept).expect("a shorter file");
+    }
+
+    /// The append-only file that is written to: the last of a folder since Redis 7, one in the server's own before.
+    fn file(&self) -> PathBuf {
+        let entries = fs::read_dir(self.folder.path().join("appendonlydir")).into_iter().flatten();
+        let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let last =
+            files.filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max_by_key(|path| (path.as_os_str().len(), path.clone()));
+        last.unwrap_or_else(|| self.folder.path().join("appendonly.aof"))
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
@@ -115,7 +151,7 @@ impl Server {
 
     fn spawn(&self) -> Child {
         let mut command = Command::new("sh");
-        command.current_dir(self.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.current_dir(self.folder.path()).envs(self.environment.iter().cloned()).stdout(Stdio::null()).stderr(Stdio::null());
         command.args(["-c", SUPERVISE, "sh"]).arg(self.folder.path()).arg(&self.program);
         let (user, password) = LOCKED;
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
@@ -211,6 +247,13 @@ fn what_was_written_long_enough_ago_outlives_a_kill() {
     let (user, password) = LOCKED;
     assert_eq!(server.ask(&["AUTH", user, password]), Answer::Text("OK".to_owned()));
     assert!(matches!(server.ask(&["AUTH", user, "wrong"]), Answer::Error(text) if text.starts_with("WRONGPASS")));
+    // And what is cut off is gone.
+    let written = server.written();
+    server.ask(&["SET", "late", "1"]);
+    server.kill();
+    server.forget(written);
+    server.start();
+    assert_eq!((server.ask(&["GET", "kept"]), server.ask(&["GET", "late"])), (Answer::Text("1".to_owned()), Answer::Nothing));
     let folder = server.folder.path().to_owned();
     drop(server);
     assert!(!folder.exists());

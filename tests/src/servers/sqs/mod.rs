@@ -93,6 +93,18 @@ struct Broker {
     shelves: BTreeMap<String, Shelf>,
     calls: BTreeMap<String, u64>,
     forgotten: u64,
+    made: BTreeMap<&'static str, u64>,
+}
+
+impl Broker {
+    /// Whether a fault of this share strikes now.
+    fn strikes(&mut self, share: f64, name: &'static str) -> bool {
+        let strikes = self.dice.f64() < share;
+        if strikes {
+            *self.made.entry(name).or_default() += 1;
+        }
+        strikes
+    }
 }
 
 impl Shared {
@@ -109,7 +121,7 @@ impl Fake {
         let port = listener.local_addr().unwrap().port();
         let shelves = [QUEUE, DEAD].map(|name| (name.to_owned(), Shelf::new(false))).into();
         let (dice, calls) = (fastrand::Rng::with_seed(config.seed), BTreeMap::new());
-        let broker = Mutex::new(Broker { config, dice, shelves, calls, forgotten: 0 });
+        let broker = Mutex::new(Broker { config, dice, shelves, calls, forgotten: 0, made: BTreeMap::new() });
         let shared = Arc::new(Shared { broker, news: Notify::new() });
         let (stop, stopped) = oneshot::channel();
         let served = Arc::clone(&shared);
@@ -162,6 +174,13 @@ impl Fake {
         self.shared.broker().forgotten
     }
 
+    /// How often each of the faults struck a call, or an entry of one, beside the messages that were lost.
+    pub fn faults(&self) -> BTreeMap<&'static str, u64> {
+        let broker = self.shared.broker();
+        let lost = std::iter::once(("messages lost", broker.forgotten));
+        broker.made.iter().map(|(name, count)| (*name, *count)).chain(lost).collect()
+    }
+
     /// Puts messages into [`QUEUE`], as a producer would, whatever goes wrong.
     pub fn put(&self, bodies: impl IntoIterator<Item = String>) {
         let now = Instant::now();
@@ -181,15 +200,20 @@ impl Fake {
         (counts.visible + counts.hidden + counts.delayed, counts.visible)
     }
 
+    /// Messages of a queue that are there.
+    pub fn left_in(&self, name: &str) -> usize {
+        self.shared.broker().shelves.get(name).map_or(0, |shelf| shelf.bodies().len())
+    }
+
     /// Bodies in [`DEAD`].
     pub fn dead(&self) -> Vec<String> {
         self.shared.broker().shelves[DEAD].bodies()
     }
 
-    /// Makes every message of [`QUEUE`] visible, though somebody holds it.
+    /// Makes every message of every queue visible, though somebody holds it, or its delay goes on.
     pub fn redeliver_all(&self) {
         let now = Instant::now();
-        self.shared.broker().shelves.get_mut(QUEUE).unwrap().show_all(now);
+        self.shared.broker().shelves.values_mut().for_each(|shelf| shelf.show_all(now));
         self.shared.news.notify_waiters();
     }
 }

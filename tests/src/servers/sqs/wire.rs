@@ -74,13 +74,13 @@ async fn answer(shared: &Shared, headers: &HeaderMap, body: &[u8]) -> Answer {
             return Err(Refusal::new("QueueDoesNotExist", "The specified queue does not exist."));
         }
         let faults = broker.config.faults;
-        if broker.dice.f64() < faults.throttles {
+        if broker.strikes(faults.throttles, "throttled") {
             return Err(Refusal::new("RequestThrottled", "on purpose"));
         }
-        if broker.dice.f64() < faults.failures {
+        if broker.strikes(faults.failures, "failed") {
             return Err(Refusal::own("InternalFailure"));
         }
-        broker.dice.f64() < faults.lost_answers
+        broker.strikes(faults.lost_answers, "answers lost")
     };
     let done = match operation {
         "ReceiveMessage" => receive(shared, &name, &request).await,
@@ -248,7 +248,7 @@ fn entries(broker: &mut Broker, request: &Map<String, Value>, one: impl Fn(&mut 
     }
     let (mut successful, mut failed) = (Vec::new(), Vec::new());
     for (id, entry) in entries {
-        let fails = broker.dice.f64() < broker.config.faults.entries;
+        let fails = broker.strikes(broker.config.faults.entries, "entries failed");
         match if fails { Err(Refusal::own("InternalError")) } else { one(broker, entry) } {
             Ok(mut done) => {
                 done["Id"] = id.into();
