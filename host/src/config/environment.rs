@@ -161,10 +161,18 @@ pub(super) fn lay_over(table: &mut Table, environment: &BTreeMap<String, String>
 fn of_file(name: &str, path: &str, environment: &BTreeMap<String, String>, problems: &Problems) -> Option<String> {
     let whole = name.strip_suffix(FILE).unwrap_or(name);
     if environment.get(whole).is_some_and(|value| !value.is_empty()) {
-        problems.add_from(WHERE, name, path, format!("{whole} is set as well; expected one of the two"));
+        problems.add_from(WHERE, name, "", format!("{whole} is set as well; expected one of the two"));
         return None;
     }
-    let text = file::text(Path::new(path), MAX_SECRET).map_err(|e| problems.add_from(WHERE, name, path, e)).ok()?;
+    // Where somebody has put the value itself in the place of its file, it is not shown.
+    let is_address = path.contains("://") || path.contains('@');
+    let text = if is_address {
+        Err("expected the path of a file that holds the value".to_owned())
+    } else {
+        file::text(Path::new(path), MAX_SECRET)
+    };
+    let shown = if is_address { "…" } else { path };
+    let text = text.map_err(|e| problems.add_from(WHERE, name, shown, e)).ok()?;
     let value = text.strip_suffix('\n').unwrap_or(&text);
     let value = value.strip_suffix('\r').unwrap_or(value);
     if value.is_empty() {

@@ -176,7 +176,7 @@ mod tests {
         let first = config(&[SHARED, ("QUEUE_URL", "redis://a?stream=pages"), ("NEXT_QUEUE_URL", "redis://a?stream=words")], "").unwrap();
         let first = lone(&first).unwrap();
         assert_eq!((first.entry.as_str(), first.steps[0].name.as_str(), first.steps[0].next.as_deref()), ("pages", "pages", Some("words")));
-        assert_eq!(names(&first.steps[0].queue), "redis://a?stream=pages");
+        assert_eq!(names(&first.steps[0].queue), "redis://a:6379/0?stream=pages");
         let next = Elsewhere { name: "words".into(), queue: first.elsewhere[0].queue.clone(), foreign: false, max_attempts: None };
         assert_eq!(first.elsewhere, [next]);
         assert_eq!(first.brokers().len(), 2);
@@ -213,7 +213,7 @@ mod tests {
         let pipeline = file(&machine, text).unwrap();
         assert_eq!(
             (names(&pipeline.steps[0].queue), names(&pipeline.elsewhere[0].queue)),
-            ("redis://h?stream=p".into(), "redis://h?stream=w".into())
+            ("redis://h:6379/0?stream=p".into(), "redis://h:6379/0?stream=w".into())
         );
         let pages = &machine.queues[0];
         assert_eq!(
@@ -226,7 +226,7 @@ mod tests {
             ("[queues.pages]\ntenant = 'x'", "queues.pages.url: is missing"),
             ("[queues.pages]\nurl = 'sqlite:'", "no queue of a broker"),
             ("[queues.'redis://u:secret@h']", "?stream=NAME"),
-            ("[queues.'redis://u:secret@h?stream=s']\ntrusted = 3", "redis://h?stream=s.trusted"),
+            ("[queues.'redis://u:secret@h?stream=s']\ntrusted = 3", "redis://h:6379/0?stream=s.trusted"),
         ] {
             let error = config(&[], text).unwrap_err();
             assert!(error.contains(part) && !error.contains("secret"), "{error}");
@@ -239,7 +239,8 @@ mod tests {
         for store in [None, Some(("DB_DSN", "sqlite:/a/b.db"))] {
             let environment: Vec<_> = store.into_iter().chain([queue]).collect();
             let error = config(&environment, "").unwrap_err();
-            for part in ["environment variable QUEUE_URL: queue.url = redis://h?stream=s", "DB_DSN=postgres://", "WASM_WORKER_SINGLE=true"]
+            for part in
+                ["environment variable QUEUE_URL: queue.url = redis://h:6379/0?stream=s", "DB_DSN=postgres://", "WASM_WORKER_SINGLE=true"]
             {
                 assert!(error.contains(part) && !error.contains("secret"), "{error}");
             }

@@ -38,6 +38,9 @@ pub enum QueueAt {
     Named(String),
 }
 
+/// Where Redis listens unless an address says otherwise.
+const REDIS_PORT: u16 = 6379;
+
 /// The address of a broker's queue. Shown without credentials.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BrokerAt(Url);
@@ -53,18 +56,21 @@ impl BrokerAt {
         matches!(self.0.scheme(), "redis" | "rediss")
     }
 
-    /// By what rows and the outbox know it: where it is, and nothing that differs from worker to worker.
+    /// By what rows and the outbox know it: where it is, and nothing that differs from worker to worker, be it only in how it is written.
     pub fn name(&self) -> String {
+        if let Some(stream) = self.stream().filter(|_| self.is_redis()) {
+            let host = self.0.host_str().unwrap_or_default().to_ascii_lowercase();
+            let (port, database) = (self.0.port().unwrap_or(REDIS_PORT), self.0.path().trim_matches('/'));
+            let database = if database.is_empty() { "0" } else { database };
+            return format!("{}://{host}:{port}/{database}?stream={stream}", self.0.scheme());
+        }
         let mut plain = self.0.clone();
         // Fails only where there is no host, and then there is nothing to hide either.
         let _ = plain.set_username("");
         let _ = plain.set_password(None);
         plain.set_query(None);
         plain.set_fragment(None);
-        match self.stream() {
-            Some(stream) => format!("{}?stream={stream}", plain.as_str().trim_end_matches('/')),
-            None => plain.as_str().trim_end_matches('/').to_owned(),
-        }
+        plain.as_str().trim_end_matches('/').to_owned()
     }
 
     fn stream(&self) -> Option<String> {
@@ -281,6 +287,10 @@ mod tests {
         let redis = broker("redis://u:secret@h:7000/2?stream=pages&group=g");
         assert_eq!((redis.name().as_str(), redis.step().as_str()), ("redis://h:7000/2?stream=pages", "pages"));
         assert_eq!(format!("{redis:?}"), "redis://h:7000/2?stream=pages");
+        for written in ["redis://h?stream=s", "redis://u:p@H:6379?stream=s&group=g", "redis://h/0?stream=s", "redis://h/?maxlen=9&stream=s"]
+        {
+            assert_eq!(broker(written).name(), "redis://h:6379/0?stream=s", "one queue has one name");
+        }
         let sqs = broker("https://sqs.eu-west-1.amazonaws.com/123456789012/pages.fifo");
         assert_eq!((sqs.step().as_str(), sqs.is_redis()), ("pages", false));
         assert_eq!(broker("http://127.0.0.1:5000/1/q").name(), "http://127.0.0.1:5000/1/q");

@@ -81,8 +81,10 @@ pub(super) fn anchor_text(text: &mut String, folder: &Path) {
 
 /// The text with everything between the scheme and the host hidden; only the scheme where that cannot be told apart.
 pub(super) fn masked(text: &str) -> String {
-    match text.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
-        Some((scheme, Some((_, place)))) => format!("{scheme}://…@{}", place.split('?').next().unwrap_or_default()),
+    // What follows a question mark may be a user or a password as well.
+    let place = text.split('?').next().unwrap_or_default();
+    match place.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
+        Some((scheme, Some((_, place)))) => format!("{scheme}://…@{place}"),
         Some((scheme, None)) => format!("{scheme}://…"),
         None => "…".to_owned(),
     }
@@ -113,6 +115,7 @@ mod tests {
         let StoreAt::Server(dsn) = &server else { panic!("{server:?}") };
         assert_eq!(dsn.reveal(), "postgres://u:secret@h:1/d?password=secret");
         assert_eq!(format!("{server:?}"), "Server(postgres://…@h:1/d)");
+        assert_eq!(super::masked("postgres://h/d?user=me@srv&password=secret"), "postgres://…");
         std::fs::write(&file, "[store]\ndsn = 'sqlite:tasks.db'").unwrap();
         assert_eq!(load(&file, None).unwrap(), Some(StoreAt::File(folder.path().join("tasks.db"))), "from the file's own folder");
     }

@@ -9,9 +9,6 @@ use tokio::time::Instant;
 /// How long an empty queue is left alone while there is work elsewhere.
 const EMPTY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Looks into a queue at once while it has messages: one receives while what the other brought is admitted by the store.
-const LOOKS_WHEN_BUSY: usize = 2;
-
 /// First pause after a failed look; it doubles up to the other.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -22,8 +19,8 @@ pub(super) struct Feed {
     pub inbox: Option<Inbox>,
     /// Whether the last look found nothing.
     pub idle: bool,
-    /// The looks that are under way, and the room set aside for each.
-    pub looking: Vec<(Id, Reserved)>,
+    /// The look that is under way, and the room set aside for it.
+    pub looking: Option<(Id, Reserved)>,
     /// Not looked at before.
     pub not_before: Instant,
     /// Until when room is gathered for its next look, if it is.
@@ -33,7 +30,7 @@ pub(super) struct Feed {
 
 impl Feed {
     pub fn new(inbox: Option<Inbox>) -> Self {
-        Self { inbox, idle: false, looking: Vec::new(), not_before: Instant::now(), gathering: None, failures: 0 }
+        Self { inbox, idle: false, looking: None, not_before: Instant::now(), gathering: None, failures: 0 }
     }
 
     /// Its queue, for people.
@@ -44,11 +41,6 @@ impl Feed {
     /// Whether the last look found something: there may be more.
     pub fn is_busy(&self) -> bool {
         !self.idle && self.failures == 0
-    }
-
-    /// Whether a look may be begun, as far as those under way are concerned.
-    pub fn may_look(&self) -> bool {
-        self.looking.len() < if self.is_busy() { LOOKS_WHEN_BUSY } else { 1 }
     }
 
     /// Whether the last look failed.

@@ -37,6 +37,12 @@ pub(super) async fn finish(worker: &Worker, task: &Unfinished) -> TaskState {
             () = sleep(pause) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
+        // Meanwhile somebody else may have ended it, and its names may belong to another task by now.
+        if let Ok(seen) = worker.services.tasks.task(&task.key.tenant, &task.key.task_id).await
+            && seen.state != TaskState::Committed
+        {
+            return seen.state;
+        }
     }
     TaskState::Committed
 }

@@ -211,7 +211,7 @@ impl<'a> Shift<'a> {
     /// nothing, or it is not to be looked at yet.
     fn share(&self, at: usize) -> Option<Reserved> {
         let feed = self.feeds.get(at)?;
-        if !feed.may_look() || feed.not_before > Instant::now() {
+        if feed.looking.is_some() || feed.not_before > Instant::now() {
             return None;
         }
         let room = self.room();
@@ -220,7 +220,7 @@ impl<'a> Shift<'a> {
         if room == 0 || is_store_away {
             return None;
         }
-        let others = || self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.looking.is_empty());
+        let others = || self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.looking.is_none());
         let waiting = others().filter(|(_, other)| !other.is_busy()).count() as u32;
         let busy = others().filter(|(_, other)| other.is_busy()).count() as u32 + 1;
         let max = (room.saturating_sub(waiting) / busy).max(1);
@@ -288,7 +288,7 @@ impl<'a> Shift<'a> {
     /// Begins a look into a queue, and sets room aside for what it brings.
     fn start_look(&mut self, at: usize, inbox: Inbox, share: &Reserved) {
         self.load.reserve(share);
-        let others = self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.looking.is_empty()).count() as u32;
+        let others = self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.looking.is_none()).count() as u32;
         let has_room = self.room() >= others && share.rooms.keys().all(|step| self.worker.room_of_step(step, &self.load) > 0);
         let wait = match (self.is_busy_elsewhere(at), has_room) {
             (true, _) => Duration::ZERO,
@@ -305,7 +305,7 @@ impl<'a> Shift<'a> {
             brought
         });
         if let Some(feed) = self.feeds.get_mut(at) {
-            feed.looking.push((look.id(), share.clone()));
+            feed.looking = Some((look.id(), share.clone()));
         }
     }
 
@@ -316,11 +316,11 @@ impl<'a> Shift<'a> {
     /// A look has ended: what it brought begins.
     pub(super) fn looked(&mut self, looked: Looked) {
         let id = looked.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let of = |feed: &Feed| feed.looking.iter().any(|(look, _)| *look == id);
+        let of = |feed: &Feed| feed.looking.as_ref().is_some_and(|(look, _)| *look == id);
         let Some(at) = self.feeds.iter().position(of) else { return };
         let elsewhere = self.is_busy_elsewhere(at);
         let Some(feed) = self.feeds.get_mut(at) else { return };
-        for (_, share) in feed.looking.extract_if(.., |(look, _)| *look == id) {
+        if let Some((_, share)) = feed.looking.take() {
             self.load.release(&share);
         }
         match looked {

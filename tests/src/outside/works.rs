@@ -82,7 +82,7 @@ fn what_is_in_force_is_shown_without_secrets() {
     assert_eq!((of("worker.grace")["source"].clone(), of("tenant")["default"].clone()), (json!("command line"), json!(true)));
     assert_eq!(
         (of("queue.url")["value"].clone(), of("queue.url")["source"].clone()),
-        (json!("redis://h?stream=s"), json!("environment variable QUEUE_URL"))
+        (json!("redis://h:6379/0?stream=s"), json!("environment variable QUEUE_URL"))
     );
     assert_eq!(of("store.dsn")["source"], "environment variable DB_DSN_FILE");
     let text = run(&place, &environment, &["config", "show"]).ok();

@@ -13,6 +13,9 @@ const MAX_LISTED: usize = 1_000_000;
 /// Most keys of one deletion, as S3 has it.
 const DELETED_AT_ONCE: usize = 1000;
 
+/// Pages of unfinished uploads that one removal gives up: where they cannot be, the same page would come for ever.
+const PAGES: usize = 16;
+
 impl S3ObjectStore {
     async fn page(&self, prefix: &Place, token: Option<String>) -> Result<ListObjectsV2Output, ObjectError> {
         let list = self.client.list_objects_v2().bucket(&prefix.bucket).prefix(&prefix.key).max_keys(self.bounds.page);
@@ -94,7 +97,7 @@ impl S3ObjectStore {
     /// Gives up the uploads that were begun below a prefix and not completed: nobody else removes what a killed process left. Who may
     /// not list them, or cannot, has a rule of the bucket for it.
     async fn give_up_below(&self, prefix: &Place) -> Result<(), ObjectError> {
-        loop {
+        for _ in 0..PAGES {
             let list = self.client.list_multipart_uploads().bucket(&prefix.bucket).prefix(&prefix.key).send().await;
             let listed = match list.map_err(|e| self.failed(prefix, &e)) {
                 Ok(listed) => listed,
@@ -111,8 +114,9 @@ impl S3ObjectStore {
                 }
             }
             if !listed.is_truncated.unwrap_or(false) || uploads.is_empty() {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 }

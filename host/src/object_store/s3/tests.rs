@@ -15,7 +15,7 @@ use crate::servers::proxy::{Proxy, Way};
 const SHORT: Duration = Duration::from_secs(6);
 
 /// Within it every call comes back, all attempts included.
-const BOUND: Duration = Duration::from_secs(9);
+const BOUND: Duration = Duration::from_secs(20);
 
 const MIB: usize = 1 << 20;
 

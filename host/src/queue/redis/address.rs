@@ -45,6 +45,10 @@ impl RedisAddress {
             return Err("has a part behind '#', which means nothing here; write # as %23".to_owned());
         }
         let path = url.path().trim_start_matches('/');
+        // A password with a slash or a question mark in it ends the host too early, and the rest of it would be shown.
+        if [path, url.query().unwrap_or_default()].iter().any(|part| part.contains('@')) {
+            return Err("has an '@' behind the host; in a user or password write / as %2F, ? as %3F, # as %23 and @ as %40".to_owned());
+        }
         if !path.is_empty() && path.parse::<u16>().is_err() {
             return Err(format!("'/{path}': the path is the number of the database, such as /0; the stream goes into ?stream="));
         }
@@ -169,7 +173,10 @@ mod tests {
             let address = parse(text).unwrap();
             assert!(!format!("{address:?} {address}").contains("secret"), "{address:?}");
         }
-        for bad in ["redis://u:secret@h/x?stream=s", "redis://u:secret@h", "redis://u:secret@h?streem=s", "redis://u:%FFsecret@h?stream=s"]
+        let bad = ["redis://u:secret@h/x?stream=s", "redis://u:secret@h", "redis://u:secret@h?streem=s", "redis://u:%FFsecret@h?stream=s"];
+        // A password that is not written as URLs want it.
+        for bad in
+            bad.into_iter().chain(["redis://u:/secret@h/0?stream=s", "redis://u:1/secret@h/0?stream=s", "redis://u:1?secret@h/0?stream=s"])
         {
             let error = parse(bad).unwrap_err();
             assert!(!error.contains("secret"), "{error}");

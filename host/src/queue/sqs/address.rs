@@ -30,7 +30,12 @@ impl SqsAddress {
     /// Reads the URL of a queue; says what is wrong with one that is none.
     pub fn parse(url: &Url) -> Result<Self, String> {
         // Shown without what may be a secret.
-        let shown = format!("'{}://{}{}'", url.scheme(), url.host_str().unwrap_or_default(), url.path());
+        let shown = format!(
+            "'{}://{}{}'",
+            url.scheme(),
+            url.host_str().unwrap_or_default(),
+            if url.path().contains('@') { "/…" } else { url.path() }
+        );
         let wrong = |why: &str| format!("{shown} is no queue of SQS: {why} (it is {FORMS})");
         if !matches!(url.scheme(), "http" | "https") {
             return Err(wrong("its scheme is neither https nor http"));

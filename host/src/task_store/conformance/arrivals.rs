@@ -57,8 +57,10 @@ pub async fn a_message_is_stored_and_leased_once(store: &dyn TaskStore) {
 
 pub async fn a_message_that_comes_early_is_told_when(store: &dyn TaskStore) {
     let late = || arrival(NewTask { delay_ms: 150, ..task("late", "late", "a") });
+    let began = std::time::Instant::now();
     assert!(matches!(admit_one(store, late(), LONG).await, Admission::NotDue(wait) if wait > Duration::ZERO && wait <= SHORT));
-    assert_eq!(store.depth("p").await.unwrap().later, 1);
+    let depth = store.depth("p").await.unwrap();
+    assert!(depth.later == 1 || began.elapsed() > Duration::from_millis(150), "{depth:?}");
     lapse().await;
     let lease = claimed(admit_one(store, late(), LONG).await).lease;
     let retry = Settlement::Retry(SHORT, TaskError::new("busy", "later"));
