@@ -128,7 +128,8 @@ impl Trouble {
         if matches!(self.state, State::Well) && claims <= self.claims {
             self.next = self.next.max(now + SOON);
         }
-        if !self.is_reachable() {
+        // SQS has something go wrong all the time, once it has begun.
+        if !self.is_reachable() || (self.last.is_some() && matches!(broker, Broker::Sqs(_))) {
             self.last = Some(now);
         }
         if now < self.next {
