@@ -27,6 +27,9 @@ const ENOUGH: i64 = 60;
 /// Shortest pause between two batches of jobs.
 const BATCH_PAUSE: Duration = Duration::from_millis(500);
 
+/// Kills of a run in which every failpoint has to be met.
+const MANY: u64 = 200;
+
 /// How long the loop goes on, once it has killed enough, for failpoints that no worker has come to.
 const LAST_POINTS: Duration = Duration::from_secs(60);
 
@@ -131,7 +134,8 @@ impl<'a> Driver<'a> {
             std::thread::sleep(TICK);
         }
         let lacking = self.lacking();
-        if !lacking.is_empty() {
+        // A short run may meet none of a rare one: it is printed, with how often each was met.
+        if !lacking.is_empty() && kills >= MANY {
             self.report.violations.push(format!("no worker came to these failpoints: {lacking:?}"));
         }
         self.calm();
