@@ -249,7 +249,9 @@ mod tests {
         }
         let of_file = "[steps.a]\nguest = 'a.wasm'\nqueue = 'redis://h?stream=s'";
         assert!(
-            file(&config(&[], "").unwrap(), of_file).unwrap_err().contains("p.toml: steps.a.queue = redis://h?stream=s: its workers need")
+            file(&config(&[], "").unwrap(), of_file)
+                .unwrap_err()
+                .contains("p.toml: steps.a.queue = redis://h:6379/0?stream=s: its workers need")
         );
         file(&config(&[SHARED], "").unwrap(), of_file).unwrap();
         let foreign = "[steps.a]\nguest = 'a.wasm'\nnext = 'b'\n[steps.b]\nqueue = 'redis://h?stream=s'\nforeign = true";
