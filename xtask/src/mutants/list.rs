@@ -288,10 +288,7 @@ pub const MUTANTS: &[Mutant] = &[
     of_sql(
         "sql-job-done-though-dead",
         "a job with a dead task ends DONE",
-        &[(
-            "WHEN EXISTS (SELECT 1 FROM tasks t WHERE t.job = jobs.id AND t.state = 'DEAD')",
-            "WHEN EXISTS (SELECT 1 FROM tasks t WHERE t.job = jobs.id AND t.state = 'NONE')",
-        )],
+        &[("AND d.body_hash IS NULL) THEN 'FAILED'", "AND d.body_hash IS NULL) THEN 'DONE'")],
     ),
     of_sql(
         "sql-turns-not-taken",
