@@ -17,10 +17,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(super) struct Feed {
     /// None: the table.
     pub inbox: Option<Inbox>,
-    /// Whether the last look found nothing.
+    /// Whether the last look found nothing, and nothing was being taken in.
     pub idle: bool,
-    /// The look that is under way, and the room set aside for it.
-    pub looking: Option<(Id, Reserved)>,
+    /// The receive that is under way, and when it was begun.
+    pub receiving: Option<(Id, Instant, Reserved)>,
+    /// What was received and is being taken in.
+    pub taking_in: Vec<(Id, Reserved)>,
+    /// When something was last taken in.
+    taken_in: Instant,
     /// Not looked at before.
     pub not_before: Instant,
     /// Until when room is gathered for its next look, if it is.
@@ -30,7 +34,9 @@ pub(super) struct Feed {
 
 impl Feed {
     pub fn new(inbox: Option<Inbox>) -> Self {
-        Self { inbox, idle: false, looking: None, not_before: Instant::now(), gathering: None, failures: 0 }
+        let now = Instant::now();
+        let (receiving, taking_in) = (None, Vec::new());
+        Self { inbox, idle: false, receiving, taking_in, taken_in: now, not_before: now, gathering: None, failures: 0 }
     }
 
     /// Its queue, for people.
@@ -48,18 +54,42 @@ impl Feed {
         self.failures > 0
     }
 
-    /// A look went well. `elsewhere`: there is work in another feed.
-    pub fn looked(&mut self, nothing: bool, elsewhere: bool) {
-        self.idle = nothing;
-        self.failures = 0;
+    /// Whether a phase of one of its looks is this one.
+    pub fn is_at(&self, phase: Id) -> bool {
+        self.receiving.as_ref().is_some_and(|(id, ..)| *id == phase) || self.taking_in.iter().any(|(id, _)| *id == phase)
+    }
+
+    /// A phase has ended: the room that was set aside for it, and when it was begun; a receive, not before the last messages were taken
+    /// in.
+    pub fn ended(&mut self, phase: Id) -> Option<(Reserved, Instant)> {
+        if let Some((_, began, room)) = self.receiving.take_if(|(id, ..)| *id == phase) {
+            return Some((room, began.max(self.taken_in)));
+        }
+        let at = self.taking_in.iter().position(|(id, _)| *id == phase)?;
+        let (_, room) = self.taking_in.swap_remove(at);
+        Some((room, std::mem::replace(&mut self.taken_in, Instant::now())))
+    }
+
+    /// It was looked at from then on, and had something or nothing; while messages of it are taken in it does not count as empty.
+    /// `elsewhere`: there is work in another feed.
+    pub fn looked(&mut self, began: Instant, nothing: bool, elsewhere: bool) {
+        self.idle = nothing && self.taking_in.is_empty();
+        if let Some(inbox) = &self.inbox {
+            inbox.deliveries.looked(began, self.idle);
+        }
         if nothing && elsewhere && self.inbox.is_some() {
             self.not_before = Instant::now() + EMPTY_PAUSE;
         }
     }
 
+    /// A look went well to its end.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
     /// A look failed: the next one waits. Whether there is anything cannot be told.
     pub fn failed(&mut self) {
-        self.idle = false;
+        self.looked(Instant::now(), false, false);
         let doublings = self.failures.min(16);
         self.not_before = Instant::now() + (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
         self.failures += 1;

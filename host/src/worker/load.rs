@@ -24,6 +24,16 @@ pub(super) struct Reserved {
     pub rooms: BTreeMap<String, u32>,
 }
 
+impl Reserved {
+    /// What is left of it where no more than so many tasks can begin.
+    pub fn at_most(mut self, max: usize) -> Self {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        self.max = self.max.min(max);
+        self.rooms.values_mut().for_each(|room| *room = max.min(*room));
+        self
+    }
+}
+
 /// The place of one task, free again once this is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {

@@ -165,9 +165,9 @@ impl Worker {
         bound.saturating_sub(load.of_step(step))
     }
 
-    /// Until when a step rests, if it does.
-    fn rests_until(&self, step: &str) -> Option<Instant> {
+    /// Until when a step rests, if it did at that time.
+    fn rests_until(&self, step: &str, at: Instant) -> Option<Instant> {
         let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        resting.get(step).map(|r| r.until).filter(|until| *until > Instant::now())
+        resting.get(step).map(|r| r.until).filter(|until| *until > at)
     }
 }

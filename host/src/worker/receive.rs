@@ -1,4 +1,5 @@
-//! A look into a queue: receive, read, admit. What can never be a task becomes a dead letter; what cannot run now is hidden until it can.
+//! A look into a queue, in two phases: receive; then read and admit. While the store admits what came, the next messages may be received.
+//! What can never be a task becomes a dead letter; what cannot run now is hidden until it can.
 //!
 //! A message is acknowledged once the store durably holds all that it asked for, and not before.
 
@@ -37,8 +38,6 @@ pub(super) struct Look {
     pub max: u32,
     /// Longest wait for the first.
     pub wait: Duration,
-    /// How many tasks of each step may begin.
-    pub rooms: BTreeMap<String, u32>,
 }
 
 /// What a message has to be done for.
@@ -49,16 +48,20 @@ pub(super) enum Errand {
     Finish(Box<Unfinished>),
 }
 
-/// What a look brought.
-#[derive(Default)]
-pub(super) struct Brought {
-    /// What there is to do.
-    pub errands: Vec<(Errand, Delivery)>,
-    /// Whether no message came.
-    pub empty: bool,
+/// A message as it came, kept hidden from others.
+pub(super) type Message = (Delivery, Delivered);
+
+/// What a phase of a look brought.
+pub(super) enum Brought {
+    /// The first: so many messages, or none.
+    Messages(Vec<Message>),
+    /// The second: what there is to do.
+    Errands(Vec<(Errand, Delivery)>),
+    /// It was not begun, or ended early: nothing more is to be received.
+    Closed,
 }
 
-/// Why a look brought nothing.
+/// Why a phase of a look brought nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LookError {
     #[error("{0}")]
@@ -77,37 +80,40 @@ struct Candidate {
     delivery: Delivery,
 }
 
-/// Looks into a queue. Once `closing` is cancelled nothing more is received; what was received is still admitted.
-pub(super) async fn look(worker: &Worker, inbox: &Inbox, look: Look, closing: &CancellationToken) -> Result<Brought, LookError> {
+/// The first phase. Once `closing` is cancelled nothing more is received; what was received is still admitted.
+pub(super) async fn receive(worker: &Worker, inbox: &Inbox, look: Look, closing: &CancellationToken) -> Result<Brought, LookError> {
     let (queue, longest) = (&inbox.deliveries.spec.queue, look.wait + SLACK);
     let received = tokio::select! {
         biased;
         received = timeout(longest, queue.receive(look.max, look.wait, worker.settings.lease)) => received,
-        () = closing.cancelled() => return Ok(Brought::default()),
+        () = closing.cancelled() => return Ok(Brought::Closed),
     };
     let received = received.map_err(|_| LookError::Late(longest))??;
-    if received.is_empty() {
-        return Ok(Brought { empty: true, ..Brought::default() });
+    if !received.is_empty() {
+        reach(Point::AfterReceive);
     }
-    reach(Point::AfterReceive);
-    let held = received.into_iter().map(|delivered| (inbox.hold(&delivered), delivered)).collect();
+    Ok(Brought::Messages(received.into_iter().map(|delivered| (inbox.hold(&delivered), delivered)).collect()))
+}
+
+/// The second phase. `rooms`: how many tasks of each step may begin.
+pub(super) async fn take_in(
+    worker: &Worker,
+    inbox: &Inbox,
+    messages: Vec<Message>,
+    rooms: BTreeMap<String, u32>,
+) -> Result<Brought, LookError> {
     let mut errands = Vec::new();
-    let mut candidates = read(worker, inbox, held, look.rooms).await?;
+    let mut candidates = read(worker, inbox, messages, rooms).await?;
     candidates = known(worker, inbox, candidates).await?;
     if !candidates.is_empty() {
         errands = admit(worker, candidates).await?;
         reach(Point::AfterClaim);
     }
-    Ok(Brought { errands, empty: false })
+    Ok(Brought::Errands(errands))
 }
 
 /// Step 1: decodes and validates. What is no task for sure is answered.
-async fn read(
-    worker: &Worker,
-    inbox: &Inbox,
-    held: Vec<(Delivery, Delivered)>,
-    mut rooms: BTreeMap<String, u32>,
-) -> Result<Vec<Candidate>, LookError> {
+async fn read(worker: &Worker, inbox: &Inbox, held: Vec<Message>, mut rooms: BTreeMap<String, u32>) -> Result<Vec<Candidate>, LookError> {
     let spec = &inbox.deliveries.spec;
     let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
     let context = Context { pipeline: &worker.settings.pipeline, steps: &worker.steps, now_ms };
@@ -118,7 +124,8 @@ async fn read(
                 let room = rooms.entry(job.root.step.clone()).or_default();
                 if *room == 0 {
                     // Of several steps that this queue carries, this one is full or rests.
-                    let rest = worker.rests_until(&job.root.step).map(|until| until.saturating_duration_since(Instant::now()));
+                    let rest =
+                        worker.rests_until(&job.root.step, Instant::now()).map(|until| until.saturating_duration_since(Instant::now()));
                     delivery.answer(Verdict::Hide(rest.unwrap_or_default().max(SHORTEST_HIDE))).await;
                     continue;
                 }

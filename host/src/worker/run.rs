@@ -4,7 +4,7 @@ use super::deliveries::{Delivery, Inbox};
 use super::execute::{execute, finish};
 use super::feed::Feed;
 use super::load::{Load, Reserved, Summary};
-use super::receive::{Brought, Errand, Look, LookError, look};
+use super::receive::{Brought, Errand, Look, LookError, Message, receive, take_in};
 use super::relay::relay_on;
 use super::sweep::sweep_on;
 use super::{GATHER, Worker};
@@ -41,7 +41,7 @@ const LOOK_FOR_END: Duration = Duration::from_millis(50);
 /// Longest wait in a queue whose room somebody else may need meanwhile.
 const SHORT_LOOK: Duration = Duration::from_millis(500);
 
-/// A look that has ended: what it brought, unless it failed in the host itself.
+/// A phase of a look that has ended: what it brought, unless it failed in the host itself.
 pub(super) type Looked = Result<(Id, Result<Brought, LookError>), JoinError>;
 
 /// An answered claim: the room set aside for it, when it was sent, and what it brought.
@@ -72,6 +72,8 @@ pub(super) struct Shift<'a> {
     feeds: Vec<Feed>,
     /// Whose turn it is.
     turn: usize,
+    /// When the feeds were last gone through: what has come to its time since then was not seen to.
+    served: Instant,
     pub running: JoinSet<TaskState>,
     pub looks: JoinSet<Result<Brought, LookError>>,
     /// Claims under way. There may be several: places become free one by one, and the store answers them together.
@@ -141,6 +143,7 @@ impl<'a> Shift<'a> {
             closing: CancellationToken::new(),
             feeds: std::iter::once(None).chain(inboxes.into_iter().map(Some)).map(Feed::new).collect(),
             turn: 0,
+            served: Instant::now(),
             running: JoinSet::new(),
             looks: JoinSet::new(),
             claims: FuturesUnordered::new(),
@@ -169,6 +172,7 @@ impl<'a> Shift<'a> {
 
     /// Looks at every feed that may be looked at, a different one first each time.
     fn serve(&mut self) {
+        self.served = Instant::now();
         let feeds = self.feeds.len();
         if self.room() > 0 {
             // Counted only where something can be taken: a look without room between any two would give every turn to the same half.
@@ -211,7 +215,7 @@ impl<'a> Shift<'a> {
     /// nothing, or it is not to be looked at yet.
     fn share(&self, at: usize) -> Option<Reserved> {
         let feed = self.feeds.get(at)?;
-        if feed.looking.is_some() || feed.not_before > Instant::now() {
+        if feed.receiving.is_some() || feed.not_before > Instant::now() {
             return None;
         }
         let room = self.room();
@@ -220,7 +224,7 @@ impl<'a> Shift<'a> {
         if room == 0 || is_store_away {
             return None;
         }
-        let others = || self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.looking.is_none());
+        let others = || self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.receiving.is_none());
         let waiting = others().filter(|(_, other)| !other.is_busy()).count() as u32;
         let busy = others().filter(|(_, other)| other.is_busy()).count() as u32 + 1;
         let max = (room.saturating_sub(waiting) / busy).max(1);
@@ -266,7 +270,8 @@ impl<'a> Shift<'a> {
         let Some(table) = self.feeds.get_mut(TABLE) else { return };
         match claimed {
             Ok(claims) => {
-                table.looked(claims.is_empty(), false);
+                table.looked(sent, claims.is_empty(), false);
+                table.succeeded();
                 self.hopeful |= !claims.is_empty();
                 if !claims.is_empty() {
                     reach(Point::AfterClaim);
@@ -288,7 +293,7 @@ impl<'a> Shift<'a> {
     /// Begins a look into a queue, and sets room aside for what it brings.
     fn start_look(&mut self, at: usize, inbox: Inbox, share: &Reserved) {
         self.load.reserve(share);
-        let others = self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.looking.is_none()).count() as u32;
+        let others = self.feeds.iter().enumerate().filter(|(i, other)| *i != at && other.receiving.is_none()).count() as u32;
         let has_room = self.room() >= others && share.rooms.keys().all(|step| self.worker.room_of_step(step, &self.load) > 0);
         let wait = match (self.is_busy_elsewhere(at), has_room) {
             (true, _) => Duration::ZERO,
@@ -296,40 +301,53 @@ impl<'a> Shift<'a> {
             (false, false) => SHORT_LOOK,
         };
         let wait = if self.until == Until::Stopped { wait } else { wait.min(LOOK_FOR_END) };
-        let wanted = Look { max: share.max, wait, rooms: share.rooms.clone() };
+        let wanted = Look { max: share.max, wait };
         let (worker, closing) = (Arc::clone(self.worker), self.closing.clone());
-        let look = self.looks.spawn(async move {
-            let began = Instant::now();
-            let brought = look(&worker, &inbox, wanted, &closing).await;
-            inbox.deliveries.looked(began, brought.as_ref().is_ok_and(|brought| brought.empty));
-            brought
-        });
+        let phase = self.looks.spawn(async move { receive(&worker, &inbox, wanted, &closing).await });
         if let Some(feed) = self.feeds.get_mut(at) {
-            feed.looking = Some((look.id(), share.clone()));
+            feed.receiving = Some((phase.id(), Instant::now(), share.clone()));
         }
+    }
+
+    /// Messages were received, `room` was set aside for them: they are taken in while the next ones are received.
+    fn start_taking_in(&mut self, at: usize, messages: Vec<Message>, room: Reserved) {
+        let Some(feed) = self.feeds.get_mut(at) else { return };
+        let Some(inbox) = feed.inbox.clone() else { return };
+        let room = room.at_most(messages.len());
+        self.load.reserve(&room);
+        let (worker, rooms) = (Arc::clone(self.worker), room.rooms.clone());
+        let phase = self.looks.spawn(async move { take_in(&worker, &inbox, messages, rooms).await });
+        feed.taking_in.push((phase.id(), room));
     }
 
     fn is_busy_elsewhere(&self, at: usize) -> bool {
         self.feeds.iter().enumerate().any(|(i, other)| i != at && other.is_busy())
     }
 
-    /// A look has ended: what it brought begins.
+    /// A phase of a look has ended: what it brought is taken in, or begins.
     pub(super) fn looked(&mut self, looked: Looked) {
         let id = looked.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
-        let of = |feed: &Feed| feed.looking.as_ref().is_some_and(|(look, _)| *look == id);
-        let Some(at) = self.feeds.iter().position(of) else { return };
+        let Some(at) = self.feeds.iter().position(|feed| feed.is_at(id)) else { return };
         let elsewhere = self.is_busy_elsewhere(at);
         let Some(feed) = self.feeds.get_mut(at) else { return };
-        if let Some((_, share)) = feed.looking.take() {
-            self.load.release(&share);
-        }
+        let Some((room, began)) = feed.ended(id) else { return };
+        self.load.release(&room);
         match looked {
-            Ok((_, Ok(brought))) => {
-                feed.looked(brought.empty, elsewhere);
-                for (errand, delivery) in brought.errands {
+            Ok((_, Ok(Brought::Messages(messages)))) => {
+                feed.looked(began, messages.is_empty(), elsewhere);
+                if messages.is_empty() {
+                    feed.succeeded();
+                } else {
+                    self.start_taking_in(at, messages, room);
+                }
+            }
+            Ok((_, Ok(Brought::Errands(errands)))) => {
+                feed.succeeded();
+                for (errand, delivery) in errands {
                     self.start(errand, Some(delivery));
                 }
             }
+            Ok((_, Ok(Brought::Closed))) => {}
             Ok((_, Err(error))) => {
                 tracing::warn!(%error, queue = feed.name(), "messages could not be taken in; trying again");
                 feed.failed();
@@ -362,10 +380,10 @@ impl<'a> Shift<'a> {
         let may_claim = self.share(TABLE).is_some();
         let due = if may_claim { tasks.next_due(&worker.settings.pipeline).await.ok().flatten() } else { None };
         let look = due.map_or(look, |ms| look.min(Duration::from_millis(ms.max(1))));
-        let now = Instant::now();
-        let resting = worker.order.iter().filter_map(|step| worker.rests_until(step));
-        let pausing = self.feeds.iter().map(|feed| feed.not_before).filter(|until| *until > now);
         // A moment that is over by now is not to be missed: the next turn begins that look. Without room there is nothing to wake for.
+        let resting = worker.order.iter().filter_map(|step| worker.rests_until(step, self.served));
+        let pausing = self.feeds.iter().map(|feed| feed.not_before).filter(|until| *until > self.served);
+        let now = Instant::now();
         let gathering = self.feeds.iter().enumerate().filter_map(|(at, feed)| feed.gathering.filter(|_| self.share(at).is_some()));
         let wake = resting.chain(pausing).chain(gathering).min().map_or(now + LOOK, |until| until.min(now + LOOK));
         tokio::select! {

@@ -9,6 +9,7 @@ use super::outbox;
 use super::transaction::Tx;
 use crate::task::state::TaskState;
 use crate::task_store::{Feed, NewJob, Submitted};
+use serde::Serialize;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -30,6 +31,9 @@ struct Holder {
     live: i64,
     /// Whether it keeps the staged outputs of a dead task; of a live job only where that matters.
     keeps: bool,
+    /// Whether it is only about to be.
+    #[sqlx(skip)]
+    is_new: bool,
 }
 
 /// A task that is there, or about to be: its job, and the hash of its message.
@@ -99,7 +103,21 @@ fn new_holder(new: &NewJob, id: i64, grp: i64) -> Holder {
     let feed = if new.feed == Feed::Single { "single" } else { "open" };
     let (pipeline, root_task, prefix) = (new.pipeline.clone(), new.root.task_id.clone(), new.prefix.clone());
     let (feed, stopping, expected, arrived) = (feed.into(), 0, None, 0);
-    Holder { id, grp, pipeline, root_task, feed, stopping, expected, arrived, prefix, is_processing: true, live: 0, keeps: false }
+    Holder {
+        id,
+        grp,
+        pipeline,
+        root_task,
+        feed,
+        stopping,
+        expected,
+        arrived,
+        prefix,
+        is_processing: true,
+        live: 0,
+        keeps: false,
+        is_new: true,
+    }
 }
 
 impl Holder {
@@ -279,13 +297,14 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
         let new = newcomer.new;
         touched.insert(holder.id, holder);
         if !newcomer.joins {
-            let queue = if let Feed::Open { queue, .. } = &new.feed { queue.as_deref() } else { None };
-            jobs.push((holder.id, &new.tenant, &new.job_id, &new.pipeline, &new.prefix, &new.root.task_id, queue));
-            groups.push((holder.grp, holder.id));
+            jobs.push(JobRow::new(new, holder));
+            groups.push((holder.grp, holder.id, holder.live));
         }
         let state = if holder.stopping == 1 { TaskState::Cancelled } else { TaskState::Queued };
         if holder.stopping == 0 {
-            changes.live(holder.id, holder.grp, 1);
+            if !holder.is_new {
+                changes.live(holder.id, holder.grp, 1);
+            }
             chosen.extend(new.chosen_prefix().map(|prefix| (newcomer.id, prefix)));
         }
         let row = NewRow {
@@ -334,27 +353,60 @@ async fn keep_chosen(tx: &mut Tx<'_>, chosen: &[(i64, &str)]) -> Result<(), Faul
     tx.execute(keep, args![chosen]).await
 }
 
-/// Number, tenant, id, pipeline, prefix, first root task, queue.
-type JobRow<'a> = (i64, &'a String, &'a String, &'a String, &'a String, &'a String, Option<&'a str>);
+/// A job as its first root tasks begin it.
+#[derive(Serialize)]
+struct JobRow<'a> {
+    id: i64,
+    tenant: &'a str,
+    job_id: &'a str,
+    pipeline: &'a str,
+    prefix: &'a str,
+    root_task: &'a str,
+    queue: Option<&'a str>,
+    feed: &'a str,
+    expected: Option<i64>,
+    arrived: i64,
+    live: i64,
+}
 
-async fn insert_jobs(tx: &mut Tx<'_>, jobs: &[JobRow<'_>], groups: &[(i64, i64)]) -> Result<(), Fault> {
+impl<'a> JobRow<'a> {
+    fn new(first: &'a NewJob, holder: &'a Holder) -> Self {
+        Self {
+            id: holder.id,
+            tenant: &first.tenant,
+            job_id: &first.job_id,
+            pipeline: &first.pipeline,
+            prefix: &first.prefix,
+            root_task: &first.root.task_id,
+            queue: if let Feed::Open { queue, .. } = &first.feed { queue.as_deref() } else { None },
+            feed: &holder.feed,
+            expected: holder.expected,
+            arrived: holder.arrived,
+            live: holder.live,
+        }
+    }
+}
+
+/// With their root groups: number, job, live tasks.
+async fn insert_jobs(tx: &mut Tx<'_>, jobs: &[JobRow<'_>], groups: &[(i64, i64, i64)]) -> Result<(), Fault> {
     if jobs.is_empty() {
         return Ok(());
     }
     let insert = sql!(
-        "INSERT INTO jobs (id, tenant, job_id, pipeline, prefix, root_task, queue, created_at) \
-         SELECT id, tenant, job_id, pipeline, prefix, root_task, queue, $2 \
-         FROM {rows $1 id:int tenant:text job_id:text pipeline:text prefix:text root_task:text queue:text} c"
+        "INSERT INTO jobs (id, tenant, job_id, pipeline, prefix, root_task, queue, feed, expected, arrived, live, created_at) \
+         SELECT id, tenant, job_id, pipeline, prefix, root_task, queue, feed, expected, arrived, live, $2 \
+         FROM {objects $1 id:int tenant:text job_id:text pipeline:text prefix:text root_task:text queue:text feed:text expected:int \
+               arrived:int live:int} c"
     );
     tx.execute(insert, args![array(jobs)?, tx.now]).await?;
-    let insert = sql!("INSERT INTO groups (id, job) SELECT id, job FROM {rows $1 id:int job:int} c");
+    let insert = sql!("INSERT INTO groups (id, job, live) SELECT id, job, live FROM {rows $1 id:int job:int live:int} c");
     tx.execute(insert, args![array(groups)?]).await
 }
 
-/// Writes down how fed jobs stand. One that was closed because nothing came is open again.
+/// Writes down how fed jobs stand that were there before. One that was closed because nothing came is open again.
 async fn feed(tx: &mut Tx<'_>, touched: &BTreeMap<i64, &Holder>) -> Result<(), Fault> {
     let fed: Vec<(i64, &str, Option<i64>, i64)> =
-        touched.values().filter(|h| h.feed != "single").map(|h| (h.id, h.feed.as_str(), h.expected, h.arrived)).collect();
+        touched.values().filter(|h| h.feed != "single" && !h.is_new).map(|h| (h.id, h.feed.as_str(), h.expected, h.arrived)).collect();
     if fed.is_empty() {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use super::request::{self, Answer, Outcome, Request};
 use crate::failpoint::{Point, reach};
 use crate::task::lease::Lease;
 use crate::task_store::{Admission, Claimed, Settlement, StoreError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -26,17 +27,25 @@ const MAX_ROWS: usize = 4096;
 /// How long other transactions are waited for, before the requests of a batch are told so.
 const BUSY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Longest time between two tries, microseconds. Drawn at random: no two processes keep step.
-const BUSY_STEP: u64 = 2000;
+/// Longest time between two tries, microseconds. Drawn at random: no two processes keep step. Far below a millisecond, as the others'
+/// transactions are: who comes seldom never meets the lock free.
+const BUSY_STEP: u64 = 500;
 
 /// Tries of a batch that meets ids which others take at the same time: the second one sees them.
 const CLASHES: u32 = 3;
 
 /// Under steady load SQLite's lock is left alone for [`GAP`] after this long, or another process would never meet it free.
-const HELD_IN_A_ROW: Duration = Duration::from_millis(100);
+const HELD_IN_A_ROW: Duration = Duration::from_millis(30);
 
 /// See [`HELD_IN_A_ROW`]; longer than [`BUSY_STEP`].
-const GAP: Duration = Duration::from_micros(2500);
+const GAP: Duration = Duration::from_micros(700);
+
+/// How long commits and ends wait for a claim to share their transaction while another process writes too: each transaction takes
+/// SQLite's one lock from it.
+const GATHER: Duration = Duration::from_millis(3);
+
+/// How long another process that has written counts as writing.
+const STILL_WRITING: Duration = Duration::from_millis(100);
 
 /// A request and where its answer goes.
 struct Member {
@@ -105,6 +114,8 @@ struct Writer {
     returns: mpsc::UnboundedSender<Vec<Lease>>,
     changed: Arc<Changed>,
     held: Duration,
+    /// When another process was last seen to have written, if so.
+    elsewhere: Option<Instant>,
 }
 
 /// Starts one writer for everything, on the current runtime.
@@ -123,7 +134,7 @@ fn start(link: Link, beats: Option<mpsc::Receiver<Member>>, changed: &Arc<Change
     let (requests, requests_in) = mpsc::channel(PENDING);
     let (returns, returned) = mpsc::unbounded_channel();
     let changed = Arc::clone(changed);
-    let writer = Writer { link, requests: requests_in, beats, returned, returns, changed, held: Duration::ZERO };
+    let writer = Writer { link, requests: requests_in, beats, returned, returns, changed, held: Duration::ZERO, elsewhere: None };
     on_a_thread(writer.run());
     requests
 }
@@ -133,7 +144,13 @@ fn start(link: Link, beats: Option<mpsc::Receiver<Member>>, changed: &Arc<Change
 fn on_a_thread(writing: impl Future<Output = ()> + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let started = runtime.and_then(|runtime| {
-        let run = move || runtime.block_on(writing);
+        let run = move || {
+            if catch_unwind(AssertUnwindSafe(|| runtime.block_on(writing))).is_err() {
+                // Without a writer nothing goes on, and nobody would see it: as after any crash, another process takes over.
+                tracing::error!("the task store's writer failed in the host itself; this process ends");
+                std::process::abort();
+            }
+        };
         std::thread::Builder::new().name("store-writer".to_owned()).spawn(run).map(drop)
     });
     // What was to be written is dropped with the writer, and callers are told that it has gone.
@@ -169,6 +186,7 @@ impl Writer {
                     if let Some(link) = self.link.sqlite()
                         && link.look().await
                     {
+                        self.elsewhere = Some(Instant::now());
                         self.changed.tell();
                     }
                 }
@@ -195,6 +213,7 @@ impl Writer {
     async fn serve_requests(&mut self, first: Member) {
         let mut batch = vec![first];
         fill(&mut batch, &mut self.requests);
+        self.gather(&mut batch).await;
         let (apart, batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|m| m.request.is_apart());
         for member in apart {
             self.together(vec![member]).await;
@@ -206,7 +225,21 @@ impl Writer {
         }
         if self.held > HELD_IN_A_ROW && self.link.sqlite().is_some() {
             self.held = Duration::ZERO;
-            tokio::time::sleep(GAP).await;
+            rest(GAP);
+        }
+    }
+
+    /// Has commits and ends wait for the next claim where another process wants the lock as well: nobody else waits for those.
+    async fn gather(&mut self, batch: &mut Vec<Member>) {
+        if self.elsewhere.is_none_or(|at| at.elapsed() > STILL_WRITING) {
+            return;
+        }
+        let until = tokio::time::Instant::now() + GATHER;
+        while batch.iter().all(|m| matches!(m.request, Request::Commit(_) | Request::End(_) | Request::Settle(..)))
+            && let Ok(Some(member)) = tokio::time::timeout_at(until, self.requests.recv()).await
+        {
+            batch.push(member);
+            fill(batch, &mut self.requests);
         }
     }
 
@@ -286,7 +319,7 @@ impl Writer {
                 return Err(fault);
             }
             self.held = Duration::ZERO;
-            tokio::time::sleep(Duration::from_micros(fastrand::u64(0..BUSY_STEP))).await;
+            rest(Duration::from_micros(fastrand::u64(0..BUSY_STEP)));
         }
     }
 
@@ -301,6 +334,9 @@ impl Writer {
         let began = Instant::now();
         let (elsewhere, result) = (tx.elsewhere, request::apply(&mut tx, requests).await);
         let enqueued = tx.enqueued;
+        if elsewhere {
+            self.elsewhere = Some(Instant::now());
+        }
         let result = match result {
             Ok(outcomes) => {
                 reach(Point::InTransaction);
@@ -319,6 +355,11 @@ impl Writer {
         }
         result
     }
+}
+
+/// Blocks the writer's thread, on which nothing else runs: the timer of the runtime knows whole milliseconds only.
+fn rest(pause: Duration) {
+    std::thread::sleep(pause);
 }
 
 /// Returns when somebody waits for work and it is time to look for what others did.

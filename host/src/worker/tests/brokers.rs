@@ -208,10 +208,13 @@ async fn a_lost_lease_answers_nothing() {
     let worker = place.worker_as(Setting { queues: vec![place.queue(&tray)], lease: LEASE, ..Setting::default() });
     let (inbox, answers) = deliveries::Inbox::open(Arc::clone(&worker.queues[0]), LEASE);
     let giving = tokio::spawn(answers.give(Arc::clone(&inbox.deliveries)));
-    let look = receive::Look { max: 1, wait: Duration::ZERO, rooms: [("s".to_owned(), 1)].into() };
-    let brought = receive::look(&worker, &inbox, look, &CancellationToken::new()).await.unwrap();
+    let look = receive::Look { max: 1, wait: Duration::ZERO };
+    let received = receive::receive(&worker, &inbox, look, &CancellationToken::new()).await.unwrap();
+    let receive::Brought::Messages(messages) = received else { panic!("no messages") };
+    let taken_in = receive::take_in(&worker, &inbox, messages, [("s".to_owned(), 1)].into()).await.unwrap();
+    let receive::Brought::Errands(mut errands) = taken_in else { panic!("no errands") };
     // No heartbeat runs: the worker is as good as paused.
-    let (receive::Errand::Run(claimed, sent), delivery) = brought.errands.into_iter().next().unwrap() else { panic!("no run") };
+    let (receive::Errand::Run(claimed, sent), delivery) = errands.remove(0) else { panic!("no run") };
     assert_eq!(execute::execute(&worker, *claimed, sent, slot(), Some(delivery)).await, TaskState::Processing);
     drop(inbox);
     giving.await.unwrap();
