@@ -163,26 +163,48 @@ fn judge(new: &NewJob, holders: &Holders, occupied: &Occupied) -> Submitted {
 }
 
 /// Jobs below the prefix of a newcomer, or above it, that are live or keep the staged outputs of a dead task: $1 pairs of (prefix, the
-/// first text after all that begin with it), $2 the prefixes that cover one of them.
+/// first text after all that begin with it), $2 the prefixes that cover one of them. Of each range the first and the last one tell
+/// whether there is another than one's own. A query for each value: no planner makes that a join of all with all.
 pub(super) static OCCUPIED: Statement = Statement::new(
     "
-SELECT j.prefix FROM {rows $1 first:text past:text} w {join} jobs j {index jobs_held}
-ON j.state IN ('PROCESSING', 'FAILED') AND j.prefix >= w.first AND j.prefix < w.past
-WHERE j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL)
-UNION SELECT j.prefix FROM {texts $2} w {join} jobs j {index jobs_held}
-ON j.state IN ('PROCESSING', 'FAILED') AND j.prefix = w.value
-WHERE j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL)",
+SELECT (SELECT j.prefix FROM jobs j {index jobs_held}
+        WHERE j.state IN ('PROCESSING', 'FAILED') AND j.prefix >= w.first AND j.prefix < w.past
+          AND (j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL))
+        ORDER BY j.prefix LIMIT 1) AS prefix
+FROM {rows $1 first:text past:text} w
+UNION SELECT (SELECT j.prefix FROM jobs j {index jobs_held}
+        WHERE j.state IN ('PROCESSING', 'FAILED') AND j.prefix >= w.first AND j.prefix < w.past
+          AND (j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL))
+        ORDER BY j.prefix DESC LIMIT 1) AS prefix
+FROM {rows $1 first:text past:text} w
+UNION SELECT (SELECT j.prefix FROM jobs j {index jobs_held}
+        WHERE j.state IN ('PROCESSING', 'FAILED') AND j.prefix = w.value
+          AND (j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL))
+        LIMIT 1) AS prefix
+FROM {texts $2} w",
 );
 
 /// The same of tasks that chose their prefixes.
 pub(super) static CHOSEN: Statement = Statement::new(
     "
-SELECT p.prefix FROM {rows $1 first:text past:text} w {join} prefixes p {index prefixes_prefix} ON p.prefix >= w.first AND p.prefix < w.past
-{join} tasks t ON t.id = p.task
-WHERE t.state NOT IN ('DONE', 'CANCELLED') AND (t.state <> 'DEAD' OR t.manifest IS NOT NULL)
-UNION SELECT p.prefix FROM {texts $2} w {join} prefixes p {index prefixes_prefix} ON p.prefix = w.value
-{join} tasks t ON t.id = p.task
-WHERE t.state NOT IN ('DONE', 'CANCELLED') AND (t.state <> 'DEAD' OR t.manifest IS NOT NULL)",
+SELECT (SELECT p.prefix FROM prefixes p {index prefixes_prefix}
+        WHERE p.prefix >= w.first AND p.prefix < w.past
+          AND EXISTS (SELECT 1 FROM tasks t WHERE t.id = p.task AND t.state NOT IN ('DONE', 'CANCELLED')
+                        AND (t.state <> 'DEAD' OR t.manifest IS NOT NULL))
+        ORDER BY p.prefix LIMIT 1) AS prefix
+FROM {rows $1 first:text past:text} w
+UNION SELECT (SELECT p.prefix FROM prefixes p {index prefixes_prefix}
+        WHERE p.prefix >= w.first AND p.prefix < w.past
+          AND EXISTS (SELECT 1 FROM tasks t WHERE t.id = p.task AND t.state NOT IN ('DONE', 'CANCELLED')
+                        AND (t.state <> 'DEAD' OR t.manifest IS NOT NULL))
+        ORDER BY p.prefix DESC LIMIT 1) AS prefix
+FROM {rows $1 first:text past:text} w
+UNION SELECT (SELECT p.prefix FROM prefixes p {index prefixes_prefix}
+        WHERE p.prefix = w.value
+          AND EXISTS (SELECT 1 FROM tasks t WHERE t.id = p.task AND t.state NOT IN ('DONE', 'CANCELLED')
+                        AND (t.state <> 'DEAD' OR t.manifest IS NOT NULL))
+        LIMIT 1) AS prefix
+FROM {texts $2} w",
 );
 
 /// Prefixes that are taken, as far as newcomers may meet them: by jobs, and by tasks that chose theirs.
@@ -251,8 +273,8 @@ async fn taken(tx: &mut Tx<'_>, statement: &'static Statement, beside: &BTreeSet
     let ranges: Vec<(&str, String)> = beside.iter().map(|prefix| (*prefix, format!("{}0", prefix.trim_end_matches('/')))).collect();
     let above: BTreeSet<&str> = beside.iter().flat_map(|prefix| covering(prefix)).collect();
     let above: Vec<&str> = above.into_iter().collect();
-    let rows: Vec<(String,)> = tx.rows(statement, args![array(&ranges)?, array(&above)?]).await?;
-    Ok(Prefixes(rows.into_iter().map(|(prefix,)| prefix).collect()))
+    let rows: Vec<(Option<String>,)> = tx.rows(statement, args![array(&ranges)?, array(&above)?]).await?;
+    Ok(Prefixes(rows.into_iter().filter_map(|(prefix,)| prefix).collect()))
 }
 
 #[derive(sqlx::FromRow)]
