@@ -260,6 +260,6 @@ fn expand(statement: &str, is_sqlite: bool) -> String {
         if is_sqlite { format!("value->>{n} AS {name}") } else { format!("(value->>{n})::{kind} AS {name}") }
     };
     let columns: Vec<String> = columns.split(' ').enumerate().map(column).collect();
-    let from = pick("jsonb_each($1)", "json_array_elements($1::json)");
+    let from = pick("jsonb_each($1)", "jsonb_array_elements($1::jsonb)");
     format!("{before}(SELECT {} FROM {from}){after}", columns.join(", "))
 }

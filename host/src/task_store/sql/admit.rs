@@ -2,7 +2,7 @@
 //! tasks.
 
 use super::claim::{Pick, Ready, take};
-use super::database::{args, array};
+use super::database::{args, array, columns};
 use super::dialect::sql;
 use super::fault::Fault;
 use super::lapse::Lapsed;
@@ -14,7 +14,6 @@ use crate::task::hooks::TaskError;
 use crate::task::id::{TaskKey, sha256};
 use crate::task::state::TaskState;
 use crate::task_store::{Admission, Feed, NewJob, Refused, StoreError, Submitted, Unfinished};
-use serde::Serialize;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -224,18 +223,20 @@ async fn take_unfinished(tx: &mut Tx<'_>, unfinished: &[(i64, usize, i64)]) -> R
     Ok(taken)
 }
 
-/// The dead letter of a message that is no task.
-#[derive(Debug, Serialize)]
-pub(super) struct Letter<'a> {
-    tenant: &'a str,
-    task_id: Option<&'a str>,
-    job_id: Option<&'a str>,
-    step: Option<&'a str>,
-    queue: &'a str,
-    body_hash: String,
-    code: String,
-    error: String,
-    message: String,
+columns! {
+    /// The dead letter of a message that is no task.
+    #[derive(Debug)]
+    pub(super) struct Letter<'a> {
+        tenant: &'a str,
+        task_id: Option<&'a str>,
+        job_id: Option<&'a str>,
+        step: Option<&'a str>,
+        queue: &'a str,
+        body_hash: String,
+        code: String,
+        error: String,
+        message: String,
+    }
 }
 
 impl<'a> Letter<'a> {
@@ -263,7 +264,7 @@ pub(super) async fn keep(tx: &mut Tx<'_>, letters: &[Letter<'_>]) -> Result<(), 
     let keep = sql!(
         "INSERT INTO dead_letters (tenant, task_id, job_id, step, queue, body_hash, code, error, attempts, message, died_at) \
          SELECT tenant, task_id, job_id, step, queue, body_hash, code, error, 0, message, $2 \
-         FROM {objects $1 tenant:text task_id:text job_id:text step:text queue:text body_hash:text code:text error:text message:text} c \
+         FROM {rows $1 tenant:text task_id:text job_id:text step:text queue:text body_hash:text code:text error:text message:text} c \
          WHERE true ON CONFLICT DO NOTHING"
     );
     tx.execute(keep, args![array(letters)?, tx.now]).await

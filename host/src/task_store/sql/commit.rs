@@ -1,6 +1,6 @@
 //! COMMITTED and DONE: what a worker fixes, and the end that follows once its outputs have their names.
 
-use super::database::{args, array};
+use super::database::{args, array, columns};
 use super::dialect::{Statement, sql};
 use super::end::{Changes, Parent};
 use super::fault::Fault;
@@ -12,21 +12,22 @@ use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
 use crate::task::outputs::Manifest;
 use crate::task_store::{Applied, Commit};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::HashSet;
 
-/// A row as the commit leaves it.
-#[derive(Serialize)]
-struct Columns<'a> {
-    id: i64,
-    state: &'static str,
-    /// Flags are 0 and 1.
-    ended: u8,
-    leftover: u8,
-    manifest: Option<String>,
-    children: Option<String>,
-    outcome: Option<&'a str>,
-    figures: String,
+columns! {
+    /// A row as the commit leaves it.
+    struct Columns<'a> {
+        id: i64,
+        state: &'static str,
+        /// Flags are 0 and 1.
+        ended: u8,
+        leftover: u8,
+        manifest: Option<String>,
+        children: Option<String>,
+        outcome: Option<&'a str>,
+        figures: String,
+    }
 }
 
 impl<'a> Columns<'a> {
@@ -83,7 +84,7 @@ pub(super) static COMMIT: Statement = Statement::new(
     "
 UPDATE tasks SET state = c.state, manifest = c.manifest, children = c.children, outcome = c.outcome, figures = c.figures, error = NULL,
                  ended_at = CASE WHEN c.ended = 1 THEN $2 END, leftover = CASE WHEN c.leftover = 1 THEN $2 END
-FROM {objects $1 id:int state:text ended:int leftover:int manifest:text children:text outcome:text figures:text} c
+FROM {rows $1 id:int state:text ended:int leftover:int manifest:text children:text outcome:text figures:text} c
 WHERE tasks.id = c.id",
 );
 

@@ -53,7 +53,28 @@ macro_rules! args {
 }
 pub(super) use args;
 
-/// An array for `{rows}`, `{objects}`, `{ints}` or `{texts}`.
+/// A struct that goes to a statement as a row of `{rows}`: the values of its fields in order. Without their names each row is a third
+/// shorter, and the database looks no key up.
+macro_rules! columns {
+    ($(#[$about:meta])* $vis:vis struct $name:ident<$life:lifetime> { $($(#[$doc:meta])* $field:ident: $kind:ty,)* }) => {
+        $(#[$about])*
+        $vis struct $name<$life> {
+            $($(#[$doc])* $field: $kind,)*
+        }
+
+        impl serde::Serialize for $name<'_> {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                use serde::ser::SerializeTuple as _;
+                let mut row = to.serialize_tuple([$(stringify!($field)),*].len())?;
+                $(row.serialize_element(&self.$field)?;)*
+                row.end()
+            }
+        }
+    };
+}
+pub(super) use columns;
+
+/// An array for `{rows}`, `{ints}` or `{texts}`.
 pub(super) fn array<T: Serialize>(rows: &[T]) -> Result<String, Fault> {
     Ok(serde_json::to_string(rows)?)
 }

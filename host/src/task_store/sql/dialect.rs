@@ -3,7 +3,6 @@
 //! | written | SQLite | Postgres |
 //! |---|---|---|
 //! | `{rows $1 id:int owner:text}` | rows of a JSON array of arrays, as a table | the same |
-//! | `{objects $1 id:int owner:text}` | rows of a JSON array of objects, as a table | the same |
 //! | `{ints $1}`, `{texts $1}` | a JSON array as a table with the column `value` | the same |
 //! | `{json a b}` | all rows as one JSON array of arrays of these columns | the same |
 //! | `{now}` | the database's clock in Unix milliseconds | the same |
@@ -80,13 +79,8 @@ fn replacement(directive: &str, dialect: Dialect) -> Option<String> {
     Some(match (name, dialect) {
         // `jsonb_each` hands elements on in binary: `json_each` would write each as text again, for every column to parse.
         ("rows", Sqlite) => table(words, |n, column, _| format!("value->>{n} AS {column}"), "jsonb_each")?,
-        ("objects", Sqlite) => table(words, |_, column, _| format!("value->>'{column}' AS {column}"), "jsonb_each")?,
-        ("rows", Postgres) => table(words, |n, column, kind| format!("(value->>{n})::{kind} AS {column}"), "json_array_elements")?,
-        ("objects", Postgres) => {
-            let parameter = words.next()?;
-            let columns: Vec<String> = columns(words).map(|(column, kind)| format!("{column} {kind}")).collect();
-            format!("(SELECT * FROM json_to_recordset({parameter}::json) AS r({}))", columns.join(", "))
-        }
+        // Binary as well: text would be parsed again for every column.
+        ("rows", Postgres) => table(words, |n, column, kind| format!("(value->>{n})::{kind} AS {column}"), "jsonb_array_elements")?,
         ("ints" | "texts", Sqlite) => format!("(SELECT value FROM json_each({}))", words.next()?),
         ("ints", Postgres) => format!("(SELECT value::bigint AS value FROM json_array_elements_text({}::json))", words.next()?),
         ("texts", Postgres) => format!("(SELECT value FROM json_array_elements_text({}::json))", words.next()?),
@@ -112,7 +106,7 @@ fn replacement(directive: &str, dialect: Dialect) -> Option<String> {
 
 fn table<'a>(mut words: impl Iterator<Item = &'a str>, column: impl Fn(usize, &str, &str) -> String, function: &str) -> Option<String> {
     let parameter = words.next()?;
-    let cast = if function == "jsonb_each" { "" } else { "::json" };
+    let cast = if function == "jsonb_each" { "" } else { "::jsonb" };
     let columns: Vec<String> = columns(words).enumerate().map(|(n, (name, kind))| column(n, name, kind)).collect();
     Some(format!("(SELECT {} FROM {function}({parameter}{cast}))", columns.join(", ")))
 }
@@ -141,16 +135,8 @@ mod tests {
         assert_eq!(
             expand(text, Dialect::Postgres),
             "UPDATE t SET a = greatest(t.a, $2) FROM (SELECT (value->>0)::bigint AS id, (value->>1)::text AS name \
-             FROM json_array_elements($1::json)) c WHERE t.id = c.id \
+             FROM jsonb_array_elements($1::jsonb)) c WHERE t.id = c.id \
              OR t.id IN (SELECT value::bigint AS value FROM json_array_elements_text($3::json)) FOR NO KEY UPDATE OF t SKIP LOCKED"
-        );
-        assert_eq!(
-            expand("{objects $1 a:int b:text} x", Dialect::Sqlite),
-            "(SELECT value->>'a' AS a, value->>'b' AS b FROM jsonb_each($1)) x"
-        );
-        assert_eq!(
-            expand("{objects $1 a:int b:text} x", Dialect::Postgres),
-            "(SELECT * FROM json_to_recordset($1::json) AS r(a bigint, b text)) x"
         );
         assert_eq!(expand("{json a b}", Dialect::Sqlite), "json_group_array(json_array(a, b))");
         assert_eq!(expand("{json a b}", Dialect::Postgres), "coalesce(json_agg(json_build_array(a, b)), '[]')::text");

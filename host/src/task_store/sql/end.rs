@@ -3,7 +3,7 @@
 //!
 //! One update per group, and one per job, for a whole transaction.
 
-use super::database::{args, array};
+use super::database::{args, array, columns};
 use super::dialect::sql;
 use super::fault::Fault;
 use super::insert::{self, NewRow};
@@ -12,7 +12,6 @@ use super::transaction::Tx;
 use crate::task::children::{Children, Delivery, NewTask};
 use crate::task::hooks::TaskError;
 use crate::task::state::TaskState;
-use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A task that has ended and has children: DONE, or DEAD with a task that follows.
@@ -232,15 +231,17 @@ fn accept<'a>(taken: &mut Taken, refused: &mut Vec<Refused<'a>>, child: Accepted
     }
 }
 
-/// A newcomer that becomes a dead letter without ever being a task.
-#[derive(Debug, Serialize)]
-struct Refused<'a> {
-    tenant: &'a str,
-    task_id: &'a str,
-    job_id: &'a str,
-    step: &'a str,
-    error: String,
-    message: String,
+columns! {
+    /// A newcomer that becomes a dead letter without ever being a task.
+    #[derive(Debug)]
+    struct Refused<'a> {
+        tenant: &'a str,
+        task_id: &'a str,
+        job_id: &'a str,
+        step: &'a str,
+        error: String,
+        message: String,
+    }
 }
 
 async fn refuse(tx: &mut Tx<'_>, refused: &[Refused<'_>]) -> Result<(), Fault> {
@@ -250,7 +251,7 @@ async fn refuse(tx: &mut Tx<'_>, refused: &[Refused<'_>]) -> Result<(), Fault> {
     let write = sql!(
         "INSERT INTO dead_letters (tenant, task_id, job_id, step, code, error, attempts, message, died_at) \
          SELECT tenant, task_id, job_id, step, 'conflict', error, 0, message, $2 \
-         FROM {objects $1 tenant:text task_id:text job_id:text step:text error:text message:text} c"
+         FROM {rows $1 tenant:text task_id:text job_id:text step:text error:text message:text} c"
     );
     tx.execute(write, args![array(refused)?, tx.now]).await
 }

@@ -1,6 +1,6 @@
 //! New rows of `tasks`, and the tags by which the jobs of a step take turns.
 
-use super::database::{args, array};
+use super::database::{args, array, columns};
 use super::dialect::{Statement, sql};
 use super::fault::Fault;
 use super::transaction::Tx;
@@ -30,32 +30,33 @@ pub(super) struct NewRow<'a> {
     pub waits: Option<i64>,
 }
 
-#[derive(Serialize)]
-struct Columns<'a> {
-    id: i64,
-    job: i64,
-    grp: i64,
-    tenant: &'a str,
-    task_id: &'a str,
-    pipeline: &'a str,
-    step: &'a str,
-    key: &'a str,
-    payload_hash: &'a str,
-    state: &'static str,
-    /// Flags are 0 and 1.
-    due: u8,
-    not_before: i64,
-    priority: u8,
-    fair: i64,
-    max_attempts: u32,
-    parent: Option<i64>,
-    path: &'a str,
-    is_input: u8,
-    waits: Option<i64>,
-    queue: Option<&'a str>,
-    on_failure: Option<String>,
-    ended_at: Option<i64>,
-    output_prefix: &'a str,
+columns! {
+    struct Columns<'a> {
+        id: i64,
+        job: i64,
+        grp: i64,
+        tenant: &'a str,
+        task_id: &'a str,
+        pipeline: &'a str,
+        step: &'a str,
+        key: &'a str,
+        payload_hash: &'a str,
+        state: &'static str,
+        /// Flags are 0 and 1.
+        due: u8,
+        not_before: i64,
+        priority: u8,
+        fair: i64,
+        max_attempts: u32,
+        parent: Option<i64>,
+        path: &'a str,
+        is_input: u8,
+        waits: Option<i64>,
+        queue: Option<&'a str>,
+        on_failure: Option<String>,
+        ended_at: Option<i64>,
+        output_prefix: &'a str,
+    }
 }
 
 static INSERT: Statement = Statement::new(
@@ -64,7 +65,7 @@ INSERT INTO tasks (id, job, grp, tenant, task_id, pipeline, step, key, payload_h
                    max_attempts, parent, path, is_input, waits, queue, sent_at, on_failure, ended_at, output_prefix, created_at)
 SELECT id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
        max_attempts, parent, path, is_input, waits, queue, CASE WHEN queue IS NOT NULL THEN $2 END, on_failure, ended_at, output_prefix, $2
-FROM {objects $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step:text key:text payload_hash:text state:text due:int
+FROM {rows $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step:text key:text payload_hash:text state:text due:int
       not_before:int priority:int fair:int max_attempts:int parent:int path:text is_input:int waits:int queue:text on_failure:text
       ended_at:int output_prefix:text} c",
 );

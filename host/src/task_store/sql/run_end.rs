@@ -1,6 +1,6 @@
 //! How a run ends that reached no commit, and the claim rows that every end of a run closes.
 
-use super::database::{args, array};
+use super::database::{args, array, columns};
 use super::dialect::{Statement, sql};
 use super::end::Changes;
 use super::fault::Fault;
@@ -10,7 +10,6 @@ use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
 use crate::task::lease::Lease;
 use crate::task_store::{Applied, Settlement};
-use serde::Serialize;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -18,17 +17,18 @@ use std::time::Duration;
 /// A settlement as it comes in.
 pub(super) type Settle<'a> = (&'a Lease, &'a Settlement, &'a str);
 
-#[derive(Serialize)]
-struct Columns<'a> {
-    tenant: &'a str,
-    task_id: &'a str,
-    epoch: u64,
-    owner: &'a str,
-    state: &'static str,
-    wait: i64,
-    attempts: u8,
-    handbacks: u8,
-    error: Option<String>,
+columns! {
+    struct Columns<'a> {
+        tenant: &'a str,
+        task_id: &'a str,
+        epoch: u64,
+        owner: &'a str,
+        state: &'static str,
+        wait: i64,
+        attempts: u8,
+        handbacks: u8,
+        error: Option<String>,
+    }
 }
 
 impl<'a> Columns<'a> {
@@ -96,7 +96,7 @@ UPDATE tasks SET
     error = coalesce(c.error, tasks.error),
     ended_at = CASE WHEN cancel_at IS NOT NULL OR c.state <> 'QUEUED' THEN $2 END,
     leftover = CASE WHEN cancel_at IS NOT NULL OR c.state = 'CANCELLED' THEN $2 END
-FROM {objects $1 tenant:text task_id:text epoch:int owner:text state:text wait:int attempts:int handbacks:int error:text} c
+FROM {rows $1 tenant:text task_id:text epoch:int owner:text state:text wait:int attempts:int handbacks:int error:text} c
 WHERE tasks.tenant = c.tenant AND tasks.task_id = c.task_id AND tasks.epoch = c.epoch AND tasks.owner = c.owner
   AND tasks.state = 'PROCESSING'
 RETURNING id, job, grp, tasks.tenant, tasks.task_id, tasks.epoch, tasks.owner, tasks.state",

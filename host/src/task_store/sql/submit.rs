@@ -1,6 +1,6 @@
 //! New jobs with their root tasks, and further root tasks of jobs that are fed; a repeat has no effect, a conflict changes nothing.
 
-use super::database::{args, array};
+use super::database::{args, array, columns};
 use super::dialect::{Statement, sql};
 use super::end::{Changes, finish};
 use super::fault::Fault;
@@ -9,7 +9,6 @@ use super::outbox;
 use super::transaction::Tx;
 use crate::task::state::TaskState;
 use crate::task_store::{Feed, NewJob, Submitted};
-use serde::Serialize;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -375,20 +374,21 @@ async fn keep_chosen(tx: &mut Tx<'_>, chosen: &[(i64, &str)]) -> Result<(), Faul
     tx.execute(keep, args![chosen]).await
 }
 
-/// A job as its first root tasks begin it.
-#[derive(Serialize)]
-struct JobRow<'a> {
-    id: i64,
-    tenant: &'a str,
-    job_id: &'a str,
-    pipeline: &'a str,
-    prefix: &'a str,
-    root_task: &'a str,
-    queue: Option<&'a str>,
-    feed: &'a str,
-    expected: Option<i64>,
-    arrived: i64,
-    live: i64,
+columns! {
+    /// A job as its first root tasks begin it.
+    struct JobRow<'a> {
+        id: i64,
+        tenant: &'a str,
+        job_id: &'a str,
+        pipeline: &'a str,
+        prefix: &'a str,
+        root_task: &'a str,
+        queue: Option<&'a str>,
+        feed: &'a str,
+        expected: Option<i64>,
+        arrived: i64,
+        live: i64,
+    }
 }
 
 impl<'a> JobRow<'a> {
@@ -417,7 +417,7 @@ async fn insert_jobs(tx: &mut Tx<'_>, jobs: &[JobRow<'_>], groups: &[(i64, i64, 
     let insert = sql!(
         "INSERT INTO jobs (id, tenant, job_id, pipeline, prefix, root_task, queue, feed, expected, arrived, live, created_at) \
          SELECT id, tenant, job_id, pipeline, prefix, root_task, queue, feed, expected, arrived, live, $2 \
-         FROM {objects $1 id:int tenant:text job_id:text pipeline:text prefix:text root_task:text queue:text feed:text expected:int \
+         FROM {rows $1 id:int tenant:text job_id:text pipeline:text prefix:text root_task:text queue:text feed:text expected:int \
                arrived:int live:int} c"
     );
     tx.execute(insert, args![array(jobs)?, tx.now]).await?;
