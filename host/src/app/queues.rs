@@ -14,7 +14,13 @@ use tokio::time::timeout;
 /// Opens what the pipeline needs. Steps that are run here are read, in its order and the entry first: a message that names no step is of
 /// the first one.
 pub(super) async fn open(config: &Config, pipeline: &Pipeline) -> Result<Vec<QueueSpec>, AppError> {
-    try_join_all(pipeline.brokers().into_iter().map(|at| open_one(config, pipeline, at))).await
+    let brokers = pipeline.brokers();
+    for rules in config.queues.iter().filter(|rules| !brokers.iter().any(|at| at.name() == rules.at.name())) {
+        // Another pipeline of this machine may have it; a queue that is spelled in another way has lost its rules.
+        let (queue, called) = (rules.at.name(), rules.name.as_deref().unwrap_or_default());
+        tracing::info!(queue, called, "[queues] has rules for a queue that this pipeline does not use");
+    }
+    try_join_all(brokers.into_iter().map(|at| open_one(config, pipeline, at))).await
 }
 
 async fn open_one(config: &Config, pipeline: &Pipeline, at: &BrokerAt) -> Result<QueueSpec, AppError> {
