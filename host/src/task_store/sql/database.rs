@@ -53,8 +53,8 @@ macro_rules! args {
 }
 pub(super) use args;
 
-/// A struct that goes to a statement as a row of `{rows}`: the values of its fields in order. Without their names each row is a third
-/// shorter, and the database looks no key up.
+/// A struct that goes to a statement as a row of `{rows}`: the values of its fields, in the order in which the statement
+/// names its columns. Without names each row is shorter, and the database looks no key up.
 macro_rules! columns {
     ($(#[$about:meta])* $vis:vis struct $name:ident<$life:lifetime> { $($(#[$doc:meta])* $field:ident: $kind:ty,)* }) => {
         $(#[$about])*
