@@ -92,7 +92,12 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => return end(Err(Failure::failed(format!("threads cannot be started: {e}")))),
     };
-    let ended = runtime.block_on(dispatch(&cli));
+    // On a thread of the runtime: whatever wakes it there is a matter between two of those threads and not of the system.
+    let ended = runtime.block_on(async { tokio::spawn(async move { dispatch(&cli).await }).await });
+    let ended = ended.unwrap_or_else(|failed| match failed.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(failed) => Err(Failure::failed(format!("the command was given up: {failed}"))),
+    });
     // A model run that nobody waits for any more must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(200));
     end(ended)

@@ -90,6 +90,11 @@ impl Children {
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty() && self.then.is_none()
     }
+
+    /// How many of them become rows where their ids are free.
+    pub fn rows(&self) -> usize {
+        self.tasks.iter().chain(&self.then).filter(|task| !matches!(task.delivery, Delivery::Foreign(_))).count()
+    }
 }
 
 /// Where a step's children go.

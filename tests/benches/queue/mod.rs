@@ -107,17 +107,23 @@ pub fn run_here(words: &[&str]) {
         other => panic!("no store {other:?}"),
     };
     let tasks: u32 = tasks.parse().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    let name = name.to_owned();
+    on_a_runtime(async move {
         let place = Place::filled(store, tasks).await;
         let watch = figures::Watch::start();
-        match name {
+        match name.as_str() {
             "wasm" => ours::wasm(&place).await,
             "native" => ours::native(&place).await,
             _ => bare::run(&place).await,
         }
         println!("{}", watch.stop(&place).await.line());
     });
+}
+
+/// Runs it on a thread of a runtime, as the worker's own program does.
+fn on_a_runtime(run: impl Future<Output = ()> + Send + 'static) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(runtime.spawn(run)).unwrap();
 }
 
 fn print(store: &str, runs: &[Vec<Figures>; 3]) {

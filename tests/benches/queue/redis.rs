@@ -7,7 +7,7 @@
 
 use super::broker::Broker;
 use super::figures::Figures;
-use super::{CONCURRENCY, ONE_RUN};
+use super::{CONCURRENCY, ONE_RUN, on_a_runtime};
 use crate::median;
 use crate::servers::redis::{Answer, Server, ask};
 use std::collections::BTreeSet;
@@ -138,11 +138,11 @@ fn run_ours(messages: u32, child: bool) -> Option<(Run, Figures)> {
 /// One run of ours, in this process: prints its figures as a line.
 pub fn run_here(words: &[&str]) {
     let &[address, port, messages, child] = words else { panic!("{ONE_RUN} redis ADDRESS PORT MESSAGES alone|child") };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let queue = Arc::new(RedisQueue::open(&address.parse().unwrap()).await.unwrap());
-        let broker = Broker::filled(queue, messages.parse().unwrap(), child == "child").await;
-        ask(port.parse().unwrap(), &["CONFIG", "RESETSTAT"]).unwrap();
+    let (address, port, messages, child) = (address.parse().unwrap(), port.parse().unwrap(), messages.parse().unwrap(), child == "child");
+    on_a_runtime(async move {
+        let queue = Arc::new(RedisQueue::open(&address).await.unwrap());
+        let broker = Broker::filled(queue, messages, child).await;
+        ask(port, &["CONFIG", "RESETSTAT"]).unwrap();
         println!("{}", broker.run().await.line());
     });
 }

@@ -3,7 +3,7 @@
 
 use super::broker::Broker;
 use super::figures::Figures;
-use super::{CONCURRENCY, ONE_RUN};
+use super::{CONCURRENCY, ONE_RUN, on_a_runtime};
 use crate::median;
 use crate::servers::sqs::{Config, Fake};
 use serde_json::{Value, json};
@@ -54,11 +54,10 @@ fn run_apart(messages: u32, child: bool) -> (Figures, SqsCalls) {
 /// One run, in this process: prints its figures and its calls, a line each.
 pub fn run_here(words: &[&str]) {
     let &[url, messages, child] = words else { panic!("{ONE_RUN} sqs URL MESSAGES alone|child") };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let address = url.parse::<SqsAddress>().unwrap();
+    let (address, messages, child) = (url.parse::<SqsAddress>().unwrap(), messages.parse().unwrap(), child == "child");
+    on_a_runtime(async move {
         let queue = Arc::new(SqsQueue::open(&address, &wasm_worker::aws::load(address.region()).await).await.unwrap());
-        let broker = Broker::filled(Arc::clone(&queue) as _, messages.parse().unwrap(), child == "child").await;
+        let broker = Broker::filled(Arc::clone(&queue) as _, messages, child).await;
         let before = queue.calls();
         let figures = broker.run().await;
         let after = queue.calls();

@@ -130,7 +130,8 @@ impl Site {
     /// A worker; `abort_at` arms a failpoint.
     pub fn worker(&self, log: &str, abort_at: Option<String>, dice: &mut Dice) -> Child {
         let millis = |time: Duration| format!("{}ms", time.as_millis());
-        let own = [("LEASE", millis(LEASE)), ("GRACE", millis(GRACE)), ("CONCURRENCY", "3".to_owned())];
+        // At this level it says that it serves.
+        let own = [("LEASE", millis(LEASE)), ("GRACE", millis(GRACE)), ("CONCURRENCY", "3".to_owned()), ("LOG", "info".to_owned())];
         let own = own.into_iter().chain(abort_at.map(|at| ("ABORT_AT", at)));
         let clock = if self.others.is_empty() { &self.clock } else { dice.pick(&self.others) };
         let settings = self.settings(clock).into_iter().chain(own.map(|(name, value)| (format!("WASM_WORKER_{name}"), value)));

@@ -22,6 +22,9 @@ const START: Duration = Duration::from_secs(4);
 /// Pause before another worker is started for one that gave up: without one a slow machine would do nothing else.
 const NEXT_START: Duration = Duration::from_millis(250);
 
+/// What a worker logs once it serves.
+const SERVING: &[u8] = b"worker started";
+
 /// Numbers of signals.
 const ABRT: i32 = 6;
 const TERM: i32 = 15;
@@ -61,6 +64,19 @@ impl Away {
     }
 }
 
+impl Plan {
+    /// The same, so much later.
+    fn later(self, by: Duration) -> Self {
+        match self {
+            Self::Kill(at) => Self::Kill(at + by),
+            Self::Abort(point, until) => Self::Abort(point, until + by),
+            Self::Pause(at) => Self::Pause(at + by),
+            Self::Terminate(at) => Self::Terminate(at + by),
+            other => other,
+        }
+    }
+}
+
 /// How a worker ended.
 pub enum Ended {
     /// It runs.
@@ -77,6 +93,8 @@ pub struct Worker {
     log: PathBuf,
     began: Instant,
     plan: Plan,
+    /// Its plan begins once it serves: how long a start takes is the machine's and the broker's affair, and a kill before it hits nothing.
+    waits_to_serve: bool,
     /// Where its log stood as the database died, until it was there again.
     outages: Vec<(usize, usize)>,
 }
@@ -91,7 +109,9 @@ impl Worker {
             _ => None,
         };
         let log = site.path().join(&name);
-        Self { child: site.worker(&name, abort_at, dice), log, began: Instant::now(), plan, outages: Vec::new() }
+        // One in five may be hit as it starts.
+        let waits_to_serve = dice.below(5) > 0;
+        Self { child: site.worker(&name, abort_at, dice), log, began: Instant::now(), plan, waits_to_serve, outages: Vec::new() }
     }
 
     /// A failpoint, with the time it is given.
@@ -124,6 +144,13 @@ impl Worker {
         if let Some(status) = self.child.try_wait().unwrap() {
             return self.ended(status, away, report);
         }
+        if self.waits_to_serve {
+            if !self.is_serving() && self.began.elapsed() < LEAVE {
+                return Ended::Not;
+            }
+            self.waits_to_serve = false;
+            self.plan = self.plan.later(self.began.elapsed());
+        }
         match self.plan {
             Plan::Kill(at) if now >= at => {
                 self.kill(report);
@@ -151,6 +178,11 @@ impl Worker {
             _ => {}
         }
         Ended::Not
+    }
+
+    /// Whether it has said so.
+    fn is_serving(&self) -> bool {
+        fs::read(&self.log).is_ok_and(|log| log.windows(SERVING.len()).any(|words| words == SERVING))
     }
 
     /// It ended, by its own doing or by SIGTERM.

@@ -22,7 +22,7 @@ pub(super) async fn task(tx: &mut Tx<'_>, key: &TaskKey) -> Result<Result<TaskSt
          WHERE tenant = $1 AND task_id = $2 AND state IN ('WAITING', 'QUEUED', 'PROCESSING')
          RETURNING job, grp, state"
     );
-    let changed: Option<(i64, i64, String)> = tx.row(cancel, args![&key.tenant, &key.task_id, tx.now]).await?;
+    let changed: Option<(i64, i64, String)> = tx.rows(cancel, args![&key.tenant, &key.task_id, tx.now]).await?.pop();
     let state = match changed {
         Some((job, group, state)) => {
             if state == "CANCELLED" {

@@ -27,13 +27,25 @@ columns! {
         children: Option<String>,
         outcome: Option<&'a str>,
         figures: String,
+        /// Rows that its children become with this transaction, as far as is known before their ids are looked up.
+        counted: usize,
     }
 }
 
 impl<'a> Columns<'a> {
     fn new(held: &Held, commit: &'a Commit) -> Result<Self, Fault> {
         let figures = serde_json::to_string(&commit.figures)?;
-        let none = Self { id: held.id, state: "CANCELLED", ended: 1, leftover: 1, manifest: None, children: None, outcome: None, figures };
+        let none = Self {
+            id: held.id,
+            state: "CANCELLED",
+            ended: 1,
+            leftover: 1,
+            manifest: None,
+            children: None,
+            outcome: None,
+            figures,
+            counted: 0,
+        };
         // A task that was asked to stop ends CANCELLED whatever it returns.
         if held.cancelled == 1 {
             return Ok(none);
@@ -48,6 +60,7 @@ impl<'a> Columns<'a> {
             manifest: Some(serde_json::to_string(&commit.manifest)?),
             children: kept.then(|| serde_json::to_string(&commit.children)).transpose()?,
             outcome: commit.outcome.as_deref(),
+            counted: if ends && held.stopping == 0 { commit.children.rows() } else { 0 },
             ..none
         })
     }
@@ -83,8 +96,9 @@ SELECT {json n id job grp pipeline path is_input cancelled stopping} FROM (
 pub(super) static COMMIT: Statement = Statement::new(
     "
 UPDATE tasks SET state = c.state, manifest = c.manifest, children = c.children, outcome = c.outcome, figures = c.figures, error = NULL,
-                 ended_at = CASE WHEN c.ended = 1 THEN $2 END, leftover = CASE WHEN c.leftover = 1 THEN $2 END
-FROM {rows $1 id:int state:text ended:int leftover:int manifest:text children:text outcome:text figures:text} c
+                 ended_at = CASE WHEN c.ended = 1 THEN $2 END, leftover = CASE WHEN c.leftover = 1 THEN $2 END,
+                 child_count = child_count + c.counted, is_input = CASE WHEN c.counted > 0 THEN 0 ELSE is_input END
+FROM {rows $1 id:int state:text ended:int leftover:int manifest:text children:text outcome:text figures:text counted:int} c
 WHERE tasks.id = c.id",
 );
 
@@ -112,7 +126,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, commits: &[&Commit], changes: &mut C
             changes.live(held.job, held.grp, -1);
         }
         if row.state == "DONE" && held.stopping == 0 && !commit.children.is_empty() {
-            changes.parent(parent_of(held, &commit.lease.key.tenant, commit.children.clone()));
+            changes.parent(parent_of(held, &commit.lease.key.tenant, row.counted, commit.children.clone()));
         }
         columns.push(row);
     }
@@ -124,7 +138,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, commits: &[&Commit], changes: &mut C
     answer(tx, &leases, &applied).await
 }
 
-fn parent_of(row: Held, tenant: &str, children: Children) -> Parent {
+fn parent_of(row: Held, tenant: &str, counted: usize, children: Children) -> Parent {
     Parent {
         id: row.id,
         job: row.job,
@@ -134,6 +148,7 @@ fn parent_of(row: Held, tenant: &str, children: Children) -> Parent {
         path: row.path,
         is_input: row.is_input == 1,
         first: 0,
+        counted,
         children,
     }
 }
@@ -170,7 +185,7 @@ pub(super) async fn end(tx: &mut Tx<'_>, keys: &[&TaskKey], changes: &mut Change
         changes.live(job, group, -1);
         if let Some(children) = children.filter(|_| stopping == 0) {
             let children = serde_json::from_str(&children)?;
-            changes.parent(Parent { id, job, group, tenant, pipeline, path, is_input: is_input == 1, first: 0, children });
+            changes.parent(Parent { id, job, group, tenant, pipeline, path, is_input: is_input == 1, first: 0, counted: 0, children });
         }
     }
     if done.is_empty() {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, FromRow, SqlSafeStr};
+use sqlx::{AssertSqlSafe, FromRow, SqlSafeStr, SqlStr};
 
 /// A value for a parameter.
 #[derive(Debug, Clone)]
@@ -87,7 +87,8 @@ impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, 
 /// A connection, for statements.
 #[derive(Debug)]
 pub(super) enum Db<'c> {
-    Sqlite(&'c mut SqliteConnection),
+    /// With what a transaction has put off; none where nothing is.
+    Sqlite(&'c mut SqliteConnection, Option<&'c mut Later>),
     Postgres(&'c mut PgConnection),
 }
 
@@ -108,7 +109,7 @@ macro_rules! put {
 impl Db<'_> {
     pub fn dialect(&self) -> Dialect {
         match self {
-            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::Sqlite(..) => Dialect::Sqlite,
             Self::Postgres(_) => Dialect::Postgres,
         }
     }
@@ -119,9 +120,17 @@ impl Db<'_> {
         self.fetch(text, args).await
     }
 
-    /// The first row, if there is one.
+    /// The first row of a statement that only reads, if there is one. The driver is done once it has handed it over: whatever else it
+    /// had to say would wake this thread once more.
     pub async fn row<T: Row>(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<Option<T>, Fault> {
-        Ok(self.rows(statement, args).await?.into_iter().next())
+        let text = statement.text(self.dialect());
+        Ok(match self {
+            Self::Sqlite(connection, later) => {
+                let (text, args) = after(later, text, args);
+                put!(connection, sqlx::query_as(text), args, std::convert::identity, fetch_optional)?
+            }
+            Self::Postgres(connection) => put!(connection, sqlx::query_as(text), args, storable, fetch_optional)?,
+        })
     }
 
     /// The one row of a statement that always has one.
@@ -147,21 +156,97 @@ impl Db<'_> {
         self.fetch(AssertSqlSafe(text), query.args).await
     }
 
-    /// For what returns no rows.
+    /// For what returns no rows. In a transaction with SQLite it is put off: see [`Later`].
     pub async fn execute(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<(), Fault> {
         let text = statement.text(self.dialect());
         match self {
-            Self::Sqlite(connection) => put!(connection, sqlx::query(text), args, std::convert::identity, execute).map(|_| ())?,
+            Self::Sqlite(_, Some(later)) => {
+                later.put(text, args);
+                if later.is_full() {
+                    self.flush().await?;
+                }
+            }
+            Self::Sqlite(connection, None) => put!(connection, sqlx::query(text), args, std::convert::identity, execute).map(|_| ())?,
             Self::Postgres(connection) => put!(connection, sqlx::query(text), args, storable, execute).map(|_| ())?,
+        }
+        Ok(())
+    }
+
+    /// Runs what is put off.
+    pub async fn flush(&mut self) -> Result<(), Fault> {
+        if let Self::Sqlite(connection, Some(later)) = self
+            && !later.text.is_empty()
+        {
+            let Later { text, args } = std::mem::take(*later);
+            put!(connection, sqlx::query(AssertSqlSafe(text)), args, std::convert::identity, execute)?;
         }
         Ok(())
     }
 
     async fn fetch<T: Row>(&mut self, text: impl SqlSafeStr, args: impl IntoIterator<Item = Arg>) -> Result<Vec<T>, Fault> {
         Ok(match self {
-            Self::Sqlite(connection) => put!(connection, sqlx::query_as(text), args, std::convert::identity, fetch_all)?,
+            Self::Sqlite(connection, later) => {
+                let (text, args) = after(later, text, args);
+                put!(connection, sqlx::query_as(text), args, std::convert::identity, fetch_all)?
+            }
             Self::Postgres(connection) => put!(connection, sqlx::query_as(text), args, storable, fetch_all)?,
         })
+    }
+}
+
+/// A statement with what was put off before it.
+fn after(later: &mut Option<&mut Later>, text: impl SqlSafeStr, args: impl IntoIterator<Item = Arg>) -> (SqlStr, Vec<Arg>) {
+    match later {
+        Some(later) if !later.text.is_empty() => {
+            later.put(text.into_sql_str().as_str(), args);
+            let Later { text, args } = std::mem::take(*later);
+            (AssertSqlSafe(text).into_sql_str(), args)
+        }
+        _ => (text.into_sql_str(), args.into_iter().collect()),
+    }
+}
+
+/// Statements of a transaction with SQLite that return nothing: they wait for the next one that does, and go to the database with it.
+/// A connection lives on a thread of its own, and the way there and back costs as much as a small statement does.
+#[derive(Debug, Default)]
+pub(super) struct Later {
+    text: String,
+    args: Vec<Arg>,
+}
+
+impl Later {
+    /// Bytes of values, and values, beyond which nothing more is put off.
+    const FULL: (usize, usize) = (1 << 20, 24);
+
+    fn put(&mut self, statement: &str, args: impl IntoIterator<Item = Arg>) {
+        let before = self.args.len();
+        if !self.text.is_empty() {
+            self.text.push(';');
+        }
+        push_renumbered(&mut self.text, statement, before);
+        self.args.extend(args);
+    }
+
+    fn is_full(&self) -> bool {
+        let bytes: usize = self.args.iter().map(|arg| if let Arg::Text(text) = arg { text.len() } else { 0 }).sum();
+        bytes > Self::FULL.0 || self.args.len() > Self::FULL.1
+    }
+}
+
+/// Appends a statement whose parameters count from `before` on.
+fn push_renumbered(to: &mut String, statement: &str, before: usize) {
+    let mut pieces = statement.split('$');
+    to.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let digits = piece.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = piece.split_at(digits);
+        to.push('$');
+        match number.parse::<usize>() {
+            Ok(number) => to.push_str(&(number + before).to_string()),
+            // No parameter: a piece of text.
+            Err(_) => to.push_str(number),
+        }
+        to.push_str(rest);
     }
 }
 
@@ -214,7 +299,14 @@ fn storable(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::storable;
+    use super::{push_renumbered, storable};
+
+    #[test]
+    fn parameters_count_on_from_those_before() {
+        let mut text = "SELECT $1;".to_owned();
+        push_renumbered(&mut text, "UPDATE t SET a = $2 WHERE b = $10 AND c = '$' || $1", 3);
+        assert_eq!(text, "SELECT $1;UPDATE t SET a = $5 WHERE b = $13 AND c = '$' || $4");
+    }
 
     #[test]
     fn nul_is_replaced_and_what_only_looks_like_it_is_not() {

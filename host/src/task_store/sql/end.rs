@@ -26,6 +26,8 @@ pub(super) struct Parent {
     pub is_input: bool,
     /// Its first child's place in fan-out order.
     pub first: usize,
+    /// Children that its row counts already.
+    pub counted: usize,
     pub children: Children,
 }
 
@@ -114,7 +116,7 @@ async fn insert_children<'a>(tx: &mut Tx<'_>, parents: &'a [Parent], changes: &m
     let mut rows = Vec::new();
     let mut foreign = Vec::new();
     let mut groups: Vec<(i64, i64, i64)> = Vec::new();
-    let mut counts: Vec<(i64, usize)> = Vec::new();
+    let mut miscounted: Vec<(i64, i64, bool)> = Vec::new();
     // A number for every child, for every `then`, and for the group it waits for.
     let most = parents.iter().map(|p| p.children.tasks.len() + 2 * usize::from(p.children.then.is_some())).sum();
     let mut numbers = tx.numbers(most).await?;
@@ -129,10 +131,12 @@ async fn insert_children<'a>(tx: &mut Tx<'_>, parents: &'a [Parent], changes: &m
         let tasks: Vec<_> = parent.children.tasks.iter().enumerate().filter_map(|(i, t)| accept(i, t)).collect();
         let then = parent.children.then.as_ref().and_then(|t| accept(parent.children.tasks.len(), t));
         let count = tasks.len() + usize::from(then.is_some());
+        if count != parent.counted {
+            miscounted.push((parent.id, count as i64 - parent.counted as i64, count == 0 && parent.is_input));
+        }
         if count == 0 {
             continue;
         }
-        counts.push((parent.id, count));
         // Without its `then` (absorbed or refused) a fan-out has nothing to wait for: its tasks stay in the parent's group.
         let inner = then.is_some() && !tasks.is_empty();
         let group = if inner { numbers.take()? } else { parent.group };
@@ -160,7 +164,7 @@ async fn insert_children<'a>(tx: &mut Tx<'_>, parents: &'a [Parent], changes: &m
     insert::rows(tx, &rows).await?;
     outbox::announce(tx, &rows).await?;
     outbox::send_foreign(tx, &foreign).await?;
-    mark_parents(tx, &counts).await?;
+    mark_parents(tx, &miscounted).await?;
     refuse(tx, &refused).await
 }
 
@@ -200,10 +204,11 @@ async fn taken(tx: &mut Tx<'_>, parents: &[Parent]) -> Result<Taken, Fault> {
         .flat_map(|p| p.children.tasks.iter().chain(&p.children.then).map(|t| (p.tenant.as_str(), t.task_id.as_str())))
         .collect();
     let find = sql!(
-        "SELECT t.tenant, t.task_id, t.payload_hash FROM {rows $1 tenant:text task_id:text} w \
-         {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id"
+        "SELECT {json tenant task_id payload_hash} FROM (\
+            SELECT t.tenant, t.task_id, t.payload_hash FROM {rows $1 tenant:text task_id:text} w \
+            {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id) c"
     );
-    let found: Vec<(String, String, String)> = tx.rows(find, args![array(&ids)?]).await?;
+    let found: Vec<(String, String, String)> = tx.json(find, args![array(&ids)?]).await?;
     Ok(found.into_iter().map(|(tenant, id, hash)| ((tenant, id), hash)).collect())
 }
 
@@ -264,15 +269,17 @@ async fn insert_groups(tx: &mut Tx<'_>, groups: &[(i64, i64, i64)]) -> Result<()
     tx.execute(insert, args![array(groups)?]).await
 }
 
-/// A task with children is no leaf of its group any more.
-async fn mark_parents(tx: &mut Tx<'_>, counts: &[(i64, usize)]) -> Result<(), Fault> {
-    if counts.is_empty() {
+/// A task with children is no leaf of its group any more; one whose children were all absorbed or refused still is.
+async fn mark_parents(tx: &mut Tx<'_>, miscounted: &[(i64, i64, bool)]) -> Result<(), Fault> {
+    if miscounted.is_empty() {
         return Ok(());
     }
+    let rows: Vec<(i64, i64, u8)> = miscounted.iter().map(|(id, more, is_input)| (*id, *more, u8::from(*is_input))).collect();
     let mark = sql!(
-        "UPDATE tasks SET child_count = child_count + c.children, is_input = 0 FROM {rows $1 id:int children:int} c WHERE tasks.id = c.id"
+        "UPDATE tasks SET child_count = child_count + c.more, is_input = c.is_input \
+         FROM {rows $1 id:int more:int is_input:int} c WHERE tasks.id = c.id"
     );
-    tx.execute(mark, args![array(counts)?]).await
+    tx.execute(mark, args![array(&rows)?]).await
 }
 
 /// Applies the counts and returns every `then` whose group has no live task now.
@@ -287,8 +294,11 @@ async fn count_groups(tx: &mut Tx<'_>, groups: &BTreeMap<i64, Delta>) -> Result<
     );
     tx.execute(count, args![array(&rows)?]).await?;
     let ids: Vec<&i64> = groups.keys().collect();
-    let over = sql!("SELECT g.then_task FROM {ints $1} w {join} groups g ON g.id = w.value WHERE g.live = 0 AND g.then_task IS NOT NULL");
-    Ok(tx.rows::<(i64,)>(over, args![array(&ids)?]).await?.into_iter().map(|(then,)| then).collect())
+    let over = sql!(
+        "SELECT {json then_task} FROM (\
+            SELECT g.then_task FROM {ints $1} w {join} groups g ON g.id = w.value WHERE g.live = 0 AND g.then_task IS NOT NULL) c"
+    );
+    Ok(tx.json::<(i64,)>(over, args![array(&ids)?]).await?.into_iter().map(|(then,)| then).collect())
 }
 
 /// Lets every `then` go, once; in a cancelled job it ends instead, and that is a change in its own group.

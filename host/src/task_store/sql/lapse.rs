@@ -176,7 +176,7 @@ impl Dead {
     fn parent(self, task: NewTask) -> Parent {
         let children = Children { tasks: vec![task], then: None };
         let Self { id, job, grp: group, tenant, pipeline, path, is_input, .. } = self;
-        Parent { id, job, group, tenant, pipeline, path, is_input: is_input == 1, first: LAST, children }
+        Parent { id, job, group, tenant, pipeline, path, is_input: is_input == 1, first: LAST, counted: 0, children }
     }
 }
 

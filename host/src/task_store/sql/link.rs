@@ -35,7 +35,7 @@ impl Link {
     /// For a statement that only reads.
     pub async fn db(&mut self) -> Result<Db<'_>, Fault> {
         Ok(match self {
-            Self::Sqlite(link) => Db::Sqlite(&mut link.connection),
+            Self::Sqlite(link) => Db::Sqlite(&mut link.connection, None),
             Self::Postgres(link) => Db::Postgres(link.connected().await?),
         })
     }
@@ -104,7 +104,7 @@ pub(super) enum Reader {
 impl Reader {
     pub fn db(&mut self) -> Db<'_> {
         match self {
-            Self::Sqlite(connection) => Db::Sqlite(connection),
+            Self::Sqlite(connection) => Db::Sqlite(connection, None),
             Self::Postgres(connection) => Db::Postgres(connection),
         }
     }

@@ -154,6 +154,7 @@ pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Out
         let answers = claim::claim(tx, &claims.members, &lapsed).await?;
         claims.answer(&mut outcomes, answers, Answer::Claimed);
     }
+    tx.flush().await?;
     Ok(outcomes)
 }
 

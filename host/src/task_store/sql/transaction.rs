@@ -1,6 +1,6 @@
 //! One write transaction: its clock, its statements, and the numbers of new rows.
 
-use super::database::{Arg, Db, Row, args};
+use super::database::{Arg, Db, Later, Row, args};
 use super::dialect::{Dialect, Statement, sql};
 use super::fault::Fault;
 use super::postgres;
@@ -12,8 +12,11 @@ use std::sync::Arc;
 /// A transaction. With SQLite it holds the one write lock; with Postgres it holds the rows it has locked (`lock.rs`).
 pub(super) struct Tx<'c> {
     inner: Inner<'c>,
+    later: Later,
     /// The store's clock, milliseconds since the Unix epoch: every time of a transaction is this one.
     pub now: i64,
+    /// See [`Clock::highest`]; those drawn since count.
+    highest: i64,
     /// Another process has written since the last transaction, as far as the database tells.
     pub elsewhere: bool,
     /// What had come to its time when the clock was read.
@@ -26,11 +29,12 @@ pub(super) struct Tx<'c> {
 pub(super) static CLOCK: Statement = Statement::pair(
     "
 SELECT {now} AS now, (SELECT data_version FROM pragma_data_version) AS version,
+       max((SELECT coalesce(max(id), 0) FROM jobs), (SELECT coalesce(max(id), 0) FROM groups), (SELECT coalesce(max(id), 0) FROM tasks)) AS highest,
        EXISTS (SELECT 1 FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND lease_until < {now}) AS leases,
        EXISTS (SELECT 1 FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND not_before <= {now}) AS waits",
     "
 WITH clock AS MATERIALIZED (SELECT {now} AS now)
-SELECT now, 0::bigint AS version,
+SELECT now, 0::bigint AS version, 0::bigint AS highest,
        EXISTS (SELECT 1 FROM tasks WHERE state = 'PROCESSING' AND lease_until < clock.now) AS leases,
        EXISTS (SELECT 1 FROM tasks WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND not_before <= clock.now) AS waits
 FROM clock",
@@ -43,6 +47,8 @@ pub(super) struct Clock {
     pub now: i64,
     /// SQLite: rises with what other connections write.
     pub version: i64,
+    /// SQLite: the highest number of a job, group or task.
+    pub highest: i64,
     #[sqlx(flatten)]
     pub overdue: Overdue,
 }
@@ -64,13 +70,13 @@ pub(super) enum Inner<'c> {
 
 impl<'c> Tx<'c> {
     pub fn new(inner: Inner<'c>, clock: &Clock, elsewhere: bool) -> Self {
-        Self { inner, now: clock.now, elsewhere, overdue: clock.overdue, enqueued: false }
+        Self { inner, later: Later::default(), now: clock.now, highest: clock.highest, elsewhere, overdue: clock.overdue, enqueued: false }
     }
 
     /// The connection, for a statement.
     pub fn db(&mut self) -> Db<'_> {
         match &mut self.inner {
-            Inner::Sqlite(inner) => Db::Sqlite(inner),
+            Inner::Sqlite(inner) => Db::Sqlite(inner, Some(&mut self.later)),
             Inner::Postgres(inner, _) => Db::Postgres(inner),
         }
     }
@@ -100,11 +106,17 @@ impl<'c> Tx<'c> {
         self.db().execute(statement, args).await
     }
 
+    /// Everything that was asked for has been done when this returns.
+    pub async fn flush(&mut self) -> Result<(), Fault> {
+        self.db().flush().await
+    }
+
     /// Where this fails with [`Fault::Gone`], nobody knows whether it took effect: callers ask again, and are told.
     pub async fn commit(mut self) -> Result<(), Fault> {
         if self.enqueued {
             postgres::listen::tell(&mut self).await?;
         }
+        self.flush().await?;
         match self.inner {
             Inner::Sqlite(inner) => inner.commit().await?,
             Inner::Postgres(inner, _) => inner.commit().await?,
@@ -134,12 +146,9 @@ impl<'c> Tx<'c> {
         let numbers: Vec<i64> = match self.db().dialect() {
             // This transaction is the only writer.
             Dialect::Sqlite => {
-                let highest = sql!(
-                    "SELECT max((SELECT coalesce(max(id), 0) FROM jobs), (SELECT coalesce(max(id), 0) FROM groups), \
-                                (SELECT coalesce(max(id), 0) FROM tasks))"
-                );
-                let (highest,): (i64,) = self.db().one(highest, args![]).await?;
-                (highest + 1..=highest + count).collect()
+                let first = self.highest + 1;
+                self.highest = self.highest.saturating_add(count);
+                (first..=self.highest).collect()
             }
             Dialect::Postgres => {
                 let drawn = sql!("SELECT nextval('numbers') FROM generate_series(1, $1)");

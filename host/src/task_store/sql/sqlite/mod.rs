@@ -49,7 +49,7 @@ impl SqliteTaskStore {
     /// SQLite itself, with its version: it is part of this program.
     pub async fn library() -> Result<String, StoreError> {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.map_err(Fault::from)?;
-        let (version,) = Db::Sqlite(&mut connection).one(sql!("SELECT {version}"), args![]).await?;
+        let (version,) = Db::Sqlite(&mut connection, None).one(sql!("SELECT {version}"), args![]).await?;
         Ok(version)
     }
 }
@@ -64,7 +64,7 @@ impl Link {
     /// Takes the write lock; [`Fault::Busy`] where another process has it. The clock is read under it.
     pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
         let mut inner = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let clock: Clock = Db::Sqlite(&mut inner).one(&CLOCK, []).await?;
+        let clock: Clock = Db::Sqlite(&mut inner, None).one(&CLOCK, []).await?;
         let elsewhere = self.watch.saw(clock.version);
         Ok(Tx::new(Inner::Sqlite(inner), &clock, elsewhere))
     }

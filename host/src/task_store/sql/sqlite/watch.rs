@@ -117,9 +117,9 @@ fn tell_of_writes(log: &Path, written: Arc<Notify>) -> notify::Result<Recommende
         let of_log = |event: &Event| !event.kind.is_access() && event.paths.contains(&name);
         if event.as_ref().map_or(true, of_log) {
             written.notify_one();
-            // The system makes one of the writes that follow meanwhile: without this, every page of a busy log wakes this thread.
-            std::thread::sleep(SETTLE);
         }
+        // The system makes one of the writes that follow meanwhile: without this, every page of a busy log wakes this thread.
+        std::thread::sleep(SETTLE);
     };
     let mut watcher = RecommendedWatcher::new(tell, Config::default())?;
     watcher.watch(&folder, RecursiveMode::NonRecursive)?;
