@@ -16,9 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a worker may take to leave after its grace time; generous, since the machine is busy.
 const LEAVE: Duration = Duration::from_secs(20);
 
-/// Until a worker listens for signals, it holds nothing, and SIGTERM just ends it; generous again.
-const START: Duration = Duration::from_secs(4);
-
 /// Pause before another worker is started for one that gave up: without one a slow machine would do nothing else.
 const NEXT_START: Duration = Duration::from_millis(250);
 
@@ -180,7 +177,7 @@ impl Worker {
         Ended::Not
     }
 
-    /// Whether it has said so.
+    /// Whether it has said so: before, a signal ends it as it ends any program.
     fn is_serving(&self) -> bool {
         fs::read(&self.log).is_ok_and(|log| log.windows(SERVING.len()).any(|words| words == SERVING))
     }
@@ -191,7 +188,7 @@ impl Worker {
         let gave_up = status.code() == Some(1) && away.explains(&log);
         let well = match self.plan {
             Plan::Abort(..) => status.signal() == Some(ABRT),
-            Plan::Leave(_) => status.success() || (status.signal() == Some(TERM) && self.began.elapsed() < START),
+            Plan::Leave(_) => status.success() || (status.signal() == Some(TERM) && !self.is_serving()),
             _ => false,
         };
         if gave_up {

@@ -1,20 +1,22 @@
 //! Messages of a queue, taken in: stored where they are new, leased where they can run now; and the letters of those that cannot be
 //! tasks.
 
-use super::claim::{Pick, Ready, take};
+use super::claim::{Noted, Pick, Ready, new_owner, note, runs_alone, take};
 use super::database::{args, array, columns};
 use super::dialect::sql;
 use super::fault::Fault;
-use super::lapse::Lapsed;
-use super::run_end::millis;
+use super::lapse::{self, Lapsed};
+use super::run_end::{lease_of, millis};
+use super::submit::{self, Born, Entered, Entering, Way};
 use super::transaction::Tx;
-use super::{lapse, submit};
 use crate::task::children::Delivery;
 use crate::task::hooks::TaskError;
 use crate::task::id::{TaskKey, sha256};
+use crate::task::outcome::Counters;
 use crate::task::state::TaskState;
-use crate::task_store::{Admission, Feed, NewJob, Refused, StoreError, Submitted, Unfinished};
-use std::collections::HashMap;
+use crate::task_store::{Admission, Claimed, Feed, NewJob, Refused, StoreError, Submitted, Unfinished};
+use serde::Deserialize;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// Messages that came together, the length of their leases, and who takes them.
@@ -23,7 +25,8 @@ pub(super) type Arrivals<'a> = (&'a [NewJob], Duration, &'a str);
 /// How long the others of a call wait for a task that runs alone: by then it has begun, and they wait for its end beside it.
 const ALONE_FIRST: Duration = Duration::from_secs(1);
 
-#[derive(Debug, sqlx::FromRow)]
+/// A task that is there, column by column.
+#[derive(Debug, Deserialize)]
 struct Row {
     tenant: String,
     task_id: String,
@@ -35,8 +38,10 @@ struct Row {
     state: String,
     not_before: i64,
     lease_until: Option<i64>,
-    #[sqlx(flatten)]
-    ready: Ready,
+    id: i64,
+    crashes: i64,
+    priority: i64,
+    fair: i64,
 }
 
 impl Row {
@@ -51,20 +56,25 @@ impl Row {
 /// One list of answers per request, in order.
 pub(super) async fn admit(tx: &mut Tx<'_>, requests: &[Arrivals<'_>], lapsed: &[Lapsed]) -> Result<Vec<Vec<Admission>>, Fault> {
     lapse::take_back(tx, lapsed).await?;
-    let all: Vec<Arrival<'_>> =
-        requests.iter().flat_map(|(jobs, lease, worker)| jobs.iter().map(|job| Arrival { job, lease: *lease, worker })).collect();
-    let (entries, rows) = enter(tx, &all).await?;
-    let mut decided = Decided::default();
-    for (arrival, entry) in all.iter().zip(entries) {
-        let is_it = |row: &&Row| row.payload_hash == arrival.job.root.payload_hash && row.is_for(arrival.job);
-        let row = rows.get(&key_of(arrival.job)).filter(is_it);
-        match row.filter(|_| matches!(entry, Submitted::Created | Submitted::Repeated)) {
-            Some(row) => decided.by_row(arrival, row, tx.now)?,
-            None => decided.refuse(arrival.job, why_not(entry))?,
+    let mut all: Vec<Arrival<'_>> = Vec::new();
+    for (call, (jobs, lease, worker)) in requests.iter().enumerate() {
+        all.extend(jobs.iter().map(|job| Arrival { job, lease: *lease, worker, call }));
+    }
+    let known = rows(tx, &all).await?;
+    let mut decided = Decided::new(all.len());
+    let mut new = Vec::new();
+    for (place, arrival) in all.iter().enumerate() {
+        match known.get(&key_of(arrival.job)) {
+            Some(row) if row.payload_hash == arrival.job.root.payload_hash && row.is_for(arrival.job) => {
+                decided.by_row(place, arrival, row, tx.now)?;
+            }
+            // A message of a task that is there belongs to that task, wherever it came from.
+            Some(_) => decided.refuse(place, arrival.job, why_not(Submitted::Conflict))?,
+            None => new.push((place, *arrival)),
         }
     }
-    let calls = requests.iter().enumerate().flat_map(|(call, (jobs, ..))| std::iter::repeat_n(call, jobs.len()));
-    decided.let_one_go_alone(&calls.collect::<Vec<_>>());
+    let waits = decided.let_one_go_alone(&all);
+    enter(tx, &new, &waits, &mut decided).await?;
     let Decided { mut answers, picks, unfinished, letters } = decided;
     keep(tx, &letters).await?;
     for (place, task) in take(tx, &picks).await? {
@@ -87,6 +97,8 @@ struct Arrival<'a> {
     job: &'a NewJob,
     lease: Duration,
     worker: &'a str,
+    /// Which of the requests it came with.
+    call: usize,
 }
 
 type Rows = HashMap<(String, String), Row>;
@@ -95,34 +107,79 @@ fn key_of(job: &NewJob) -> (String, String) {
     (job.tenant.clone(), job.root.task_id.clone())
 }
 
-/// Stores what is new. A message of a task that is there belongs to that task, wherever it came from.
-async fn enter(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<(Vec<Submitted>, Rows), Fault> {
-    let known = rows(tx, all).await?;
-    let is_new = |arrival: &&Arrival<'_>| !known.contains_key(&key_of(arrival.job));
-    let new: Vec<&NewJob> = all.iter().filter(is_new).map(|arrival| arrival.job).collect();
-    if new.is_empty() {
-        return Ok((vec![Submitted::Repeated; all.len()], known));
+/// Stores what is new, each with its place among the answers, and leased where it can run now: nothing of it need be read again.
+/// `waits`: calls in which something else goes alone.
+async fn enter<'a>(tx: &mut Tx<'_>, new: &[(usize, Arrival<'a>)], waits: &HashSet<usize>, decided: &mut Decided<'a>) -> Result<(), Fault> {
+    let lease = |arrival: &Arrival<'_>| (!waits.contains(&arrival.call)).then(|| (new_owner(), arrival.lease));
+    let entering: Vec<Entering<'_>> = new.iter().map(|(_, arrival)| Entering { job: arrival.job, lease: lease(arrival) }).collect();
+    if entering.is_empty() {
+        return Ok(());
     }
-    let mut submitted = submit::submit(tx, &new, false).await?.into_iter();
-    let entry =
-        |arrival: &Arrival<'_>| if is_new(&arrival) { submitted.next().unwrap_or(Submitted::Conflict) } else { Submitted::Repeated };
-    let entries = all.iter().map(entry).collect();
-    Ok((entries, rows(tx, all).await?))
+    let entered = submit::submit(tx, &entering, Way::Broker).await?;
+    let mut first: HashMap<(String, String), Born> = HashMap::new();
+    let mut noted = Vec::new();
+    for (((place, arrival), entering), Entered { answer, born }) in new.iter().zip(&entering).zip(entered) {
+        let key = key_of(arrival.job);
+        match (answer, born, first.get(&key)) {
+            (Submitted::Created, Some(born), _) => {
+                first.insert(key, born);
+                let lease = entering.lease.as_ref().filter(|_| born.state == TaskState::Processing);
+                match lease {
+                    Some((owner, _)) => {
+                        noted.push(noted_of(arrival, born, owner));
+                        decided.set(*place, Admission::Claimed(Box::new(claimed_of(arrival.job, born, owner, tx.now))));
+                    }
+                    None => decided.by_birth(*place, arrival, born, tx.now),
+                }
+            }
+            // A second message with the same id finds the task with the first one.
+            (Submitted::Repeated, _, Some(born)) => decided.by_birth(*place, arrival, *born, tx.now),
+            _ => decided.refuse(*place, arrival.job, why_not(answer))?,
+        }
+    }
+    note(tx, &noted).await
+}
+
+fn noted_of<'a>(arrival: &Arrival<'a>, born: Born, owner: &str) -> Noted<'a> {
+    let job = arrival.job;
+    let lane = (job.pipeline.as_str(), job.root.step.as_str(), i64::from(job.root.priority.min(9)));
+    Noted { task: born.id, epoch: 1, owner: owner.to_owned(), worker: arrival.worker, lane, fair: born.fair }
+}
+
+/// A row that was inserted with its first lease, as the worker gets it.
+fn claimed_of(job: &NewJob, born: Born, owner: &str, now: i64) -> Claimed {
+    let root = &job.root;
+    Claimed {
+        lease: lease_of(&job.tenant, &root.task_id, 1, owner),
+        message: root.message.clone(),
+        payload_hash: root.payload_hash.clone(),
+        step: root.step.clone(),
+        key: root.key.clone(),
+        priority: root.priority.min(9),
+        counters: Counters { attempts: 0, handbacks: 0, crashes: 0, max_attempts: root.max_attempts },
+        output_prefix: root.output_prefix.clone(),
+        job_prefix: job.prefix.clone(),
+        is_root: job.feed == Feed::Single,
+        input_count: 0,
+        queue_wait: Duration::from_millis((now - born.not_before).max(0).unsigned_abs()),
+        cancelled: false,
+        alone: runs_alone(0),
+    }
 }
 
 async fn rows(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<Rows, Fault> {
     let ids: Vec<(&str, &str)> = all.iter().map(|a| (a.job.tenant.as_str(), a.job.root.task_id.as_str())).collect();
     let find = sql!(
-        "SELECT DISTINCT t.id, t.crashes, t.priority, t.fair, t.tenant, t.task_id, t.pipeline, t.step, t.queue, t.parent, t.payload_hash, t.state, t.not_before, \
-                t.lease_until \
-         FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id"
+        "SELECT {json tenant task_id pipeline step queue parent payload_hash state not_before lease_until id crashes priority fair} FROM (\
+            SELECT DISTINCT t.tenant, t.task_id, t.pipeline, t.step, t.queue, t.parent, t.payload_hash, t.state, t.not_before, \
+                   t.lease_until, t.id, t.crashes, t.priority, t.fair \
+            FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id) c"
     );
-    let rows: Vec<Row> = tx.rows(find, args![array(&ids)?]).await?;
+    let rows: Vec<Row> = tx.json(find, args![array(&ids)?]).await?;
     Ok(rows.into_iter().map(|row| ((row.tenant.clone(), row.task_id.clone()), row)).collect())
 }
 
 /// What is to become of each message, by its place.
-#[derive(Default)]
 struct Decided<'a> {
     answers: Vec<Admission>,
     picks: Vec<Pick<'a>>,
@@ -132,49 +189,73 @@ struct Decided<'a> {
 }
 
 impl<'a> Decided<'a> {
-    fn by_row(&mut self, arrival: &Arrival<'a>, row: &'a Row, now: i64) -> Result<(), Fault> {
+    fn new(places: usize) -> Self {
+        let answers = vec![Admission::NotDue(Duration::ZERO); places];
+        Self { answers, picks: Vec::new(), unfinished: Vec::new(), letters: Vec::new() }
+    }
+
+    fn set(&mut self, place: usize, answer: Admission) {
+        if let Some(there) = self.answers.get_mut(place) {
+            *there = answer;
+        }
+    }
+
+    fn by_row(&mut self, place: usize, arrival: &Arrival<'a>, row: &'a Row, now: i64) -> Result<(), Fault> {
         let Arrival { lease, worker, .. } = *arrival;
-        let (place, id) = (self.answers.len(), row.ready.id);
         // A second message with the same id finds the task with the first one.
-        let first = !self.picks.iter().any(|p| p.task.id == id) && !self.unfinished.iter().any(|(other, ..)| *other == id);
-        let wait = |until: i64| Duration::from_millis((until - now).max(0).unsigned_abs());
+        let first = !self.picks.iter().any(|p| p.task.id == row.id) && !self.unfinished.iter().any(|(other, ..)| *other == row.id);
         let state: TaskState = row.state.parse().map_err(StoreError::Invalid)?;
-        self.answers.push(match state {
-            TaskState::Queued if row.not_before > now => Admission::NotDue(wait(row.not_before)),
+        let answer = match state {
+            TaskState::Queued if row.not_before > now => Admission::NotDue(until(row.not_before, now)),
             TaskState::Queued if first => {
                 let (pipeline, step) = (row.pipeline.as_str(), row.step.as_str());
-                self.picks.push(Pick { request: place, task: row.ready.clone(), pipeline, step, worker, lease });
+                let task = Ready { id: row.id, crashes: row.crashes, priority: row.priority, fair: row.fair };
+                self.picks.push(Pick { request: place, task, pipeline, step, worker, lease });
                 Admission::Leased(lease)
             }
             TaskState::Committed if first && row.lease_until.is_none_or(|until| until < now) => {
-                self.unfinished.push((id, place, now + millis(lease)));
+                self.unfinished.push((row.id, place, now + millis(lease)));
                 Admission::Leased(lease)
             }
             TaskState::Queued | TaskState::Waiting => Admission::Leased(lease),
             // A lease lapses once its last millisecond has passed.
-            TaskState::Processing | TaskState::Committed => Admission::Leased(wait(row.lease_until.unwrap_or(now) + 1)),
+            TaskState::Processing | TaskState::Committed => Admission::Leased(until(row.lease_until.unwrap_or(now) + 1, now)),
             TaskState::Done | TaskState::Dead | TaskState::Cancelled => Admission::Ended(state),
-        });
+        };
+        self.set(place, answer);
         Ok(())
     }
 
-    /// What runs alone is the only task of its call. `calls`: which call each place belongs to.
-    fn let_one_go_alone(&mut self, calls: &[usize]) {
-        let mut alone: HashMap<Option<&usize>, usize> = HashMap::new();
+    /// By a row that was inserted just now, and is not this message's to run.
+    fn by_birth(&mut self, place: usize, arrival: &Arrival<'a>, born: Born, now: i64) {
+        let answer = match born.state {
+            TaskState::Cancelled => Admission::Ended(born.state),
+            TaskState::Queued if born.not_before > now => Admission::NotDue(until(born.not_before, now)),
+            TaskState::Queued => Admission::NotDue(ALONE_FIRST),
+            _ => Admission::Leased(arrival.lease),
+        };
+        self.set(place, answer);
+    }
+
+    /// What runs alone is the only task of its call. Returns the calls in which the others wait.
+    fn let_one_go_alone(&mut self, all: &[Arrival<'a>]) -> HashSet<usize> {
+        let call = |pick: &Pick<'_>| all.get(pick.request).map_or(0, |arrival| arrival.call);
+        let mut alone: HashMap<usize, usize> = HashMap::new();
         for pick in self.picks.iter().filter(|pick| pick.task.is_alone()) {
-            alone.entry(calls.get(pick.request)).or_insert(pick.request);
+            alone.entry(call(pick)).or_insert(pick.request);
         }
         let answers = &mut self.answers;
         self.picks.retain(|pick| {
-            let goes = alone.get(&calls.get(pick.request)).is_none_or(|place| *place == pick.request);
+            let goes = alone.get(&call(pick)).is_none_or(|place| *place == pick.request);
             if let Some(answer) = answers.get_mut(pick.request).filter(|_| !goes) {
                 *answer = Admission::NotDue(ALONE_FIRST);
             }
             goes
         });
+        alone.into_keys().collect()
     }
 
-    fn refuse(&mut self, job: &'a NewJob, error: TaskError) -> Result<(), Fault> {
+    fn refuse(&mut self, place: usize, job: &'a NewJob, error: TaskError) -> Result<(), Fault> {
         let body = job.root.message.to_json();
         let queue = if let Feed::Open { queue: Some(queue), .. } = &job.feed { queue } else { "" };
         self.letters.push(Letter {
@@ -188,9 +269,13 @@ impl<'a> Decided<'a> {
             error: serde_json::to_string(&error)?,
             message: body,
         });
-        self.answers.push(Admission::Refused(error));
+        self.set(place, Admission::Refused(error));
         Ok(())
     }
+}
+
+fn until(time: i64, now: i64) -> Duration {
+    Duration::from_millis((time - now).max(0).unsigned_abs())
 }
 
 /// Why a message cannot be a task. Nothing of what stands in its way is told.

@@ -52,7 +52,7 @@ pub(super) async fn job(tx: &mut Tx<'_>, tenant: &str, job_id: &str) -> Result<R
     lock::job_and_tasks(tx, job).await?;
     let mark =
         sql!("UPDATE jobs SET stopping = 1, cancel_at = coalesce(cancel_at, $2) WHERE id = $1 AND state = 'PROCESSING' RETURNING live");
-    let Some((live,)) = tx.row::<(i64,)>(mark, args![job, tx.now]).await? else {
+    let Some((live,)) = tx.rows::<(i64,)>(mark, args![job, tx.now]).await?.pop() else {
         return Ok(Ok(0));
     };
     let ending = sql!("SELECT grp, count(*) FROM tasks WHERE job = $1 AND state IN ('WAITING', 'QUEUED') GROUP BY grp");

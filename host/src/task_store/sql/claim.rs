@@ -146,7 +146,8 @@ impl Ready {
     }
 }
 
-fn runs_alone(crashes: i64) -> bool {
+/// See [`Ready::is_alone`].
+pub(super) fn runs_alone(crashes: i64) -> bool {
     crashes + 1 >= i64::from(MAX_CRASHES)
 }
 
@@ -308,27 +309,63 @@ async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<Leased, Fault> {
     let mut read: Vec<Picked> = tx.json(&READ, args![array(&ids)?, SHORT_MESSAGE]).await?;
     read_long_messages(tx, &mut read).await?;
     let mut read: HashMap<i64, Picked> = read.into_iter().map(|row| (row.id, row)).collect();
-    let (mut rows, mut claims) = (Vec::with_capacity(picks.len()), Vec::with_capacity(picks.len()));
-    let mut clocks: BTreeMap<(&str, &str, i64), i64> = BTreeMap::new();
+    let (mut rows, mut noted) = (Vec::with_capacity(picks.len()), Vec::with_capacity(picks.len()));
     let mut leased = HashMap::with_capacity(picks.len());
     for pick in picks {
         let Some(row) = read.remove(&pick.task.id) else { continue };
-        let owner = uuid::Uuid::new_v4().to_string();
+        let owner = new_owner();
         rows.push((row.id, owner.clone(), millis(pick.lease)));
-        claims.push((row.id, row.epoch, owner.clone(), pick.worker));
+        noted.push(Noted {
+            task: row.id,
+            epoch: row.epoch,
+            owner: owner.clone(),
+            worker: pick.worker,
+            lane: (pick.pipeline, pick.step, pick.task.priority),
+            fair: pick.task.fair,
+        });
         leased.insert(row.id, (row, owner));
-        let clock = clocks.entry((pick.pipeline, pick.step, pick.task.priority)).or_default();
-        *clock = (*clock).max(pick.task.fair);
     }
     tx.execute(&LEASE, args![array(&rows)?, tx.now]).await?;
+    note(tx, &noted).await?;
+    Ok(leased)
+}
+
+/// A name that no lease had before.
+pub(super) fn new_owner() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// A lease as the other tables are told of it.
+pub(super) struct Noted<'a> {
+    pub task: i64,
+    pub epoch: i64,
+    pub owner: String,
+    /// The worker's name.
+    pub worker: &'a str,
+    /// Pipeline, step and priority.
+    pub lane: (&'a str, &'a str, i64),
+    /// The tag with which it stood in line.
+    pub fair: i64,
+}
+
+/// Notes leases that were just given, and moves the virtual time of their lanes on.
+pub(super) async fn note(tx: &mut Tx<'_>, leases: &[Noted<'_>]) -> Result<(), Fault> {
+    if leases.is_empty() {
+        return Ok(());
+    }
+    let claims: Vec<(i64, i64, &str, &str)> = leases.iter().map(|l| (l.task, l.epoch, l.owner.as_str(), l.worker)).collect();
     let insert = sql!(
         "INSERT INTO claims (task, epoch, owner, worker, claimed_at) \
          SELECT task, epoch, owner, worker, $2 FROM {rows $1 task:int epoch:int owner:text worker:text} c"
     );
     tx.execute(insert, args![array(&claims)?, tx.now]).await?;
+    let mut clocks: BTreeMap<(&str, &str, i64), i64> = BTreeMap::new();
+    for lease in leases {
+        let clock = clocks.entry(lease.lane).or_default();
+        *clock = (*clock).max(lease.fair);
+    }
     let clocks: Vec<(&str, &str, i64, i64)> = clocks.into_iter().map(|((p, s, priority), clock)| (p, s, priority, clock)).collect();
-    tx.execute(&ADVANCE, args![array(&clocks)?]).await?;
-    Ok(leased)
+    tx.execute(&ADVANCE, args![array(&clocks)?]).await
 }
 
 /// Fills in the messages that [`READ`] left out: the answer of one statement has a bound.

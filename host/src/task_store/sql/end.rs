@@ -192,6 +192,7 @@ fn row<'a>(child: &Accepted<'a>, id: i64, group: i64, is_input: bool) -> NewRow<
         path: format!("{}{:08x}", parent.path, child.ordinal),
         is_input,
         waits: None,
+        lease: None,
     }
 }
 

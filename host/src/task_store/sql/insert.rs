@@ -28,6 +28,8 @@ pub(super) struct NewRow<'a> {
     pub path: String,
     pub is_input: bool,
     pub waits: Option<i64>,
+    /// Owner and end of its first lease, where it begins with one: PROCESSING.
+    pub lease: Option<(&'a str, i64)>,
 }
 
 columns! {
@@ -56,6 +58,8 @@ columns! {
         on_failure: Option<String>,
         ended_at: Option<i64>,
         output_prefix: &'a str,
+        owner: Option<&'a str>,
+        lease_until: Option<i64>,
     }
 }
 
@@ -70,29 +74,46 @@ FROM {rows $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step
       ended_at:int output_prefix:text} c",
 );
 
+/// The same, leased as they come.
+static INSERT_LEASED: Statement = Statement::new(
+    "
+INSERT INTO tasks (id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
+                   max_attempts, parent, path, is_input, waits, queue, sent_at, on_failure, output_prefix, created_at,
+                   epoch, owner, lease_until, claimed_at)
+SELECT id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
+       max_attempts, parent, path, is_input, waits, queue, CASE WHEN queue IS NOT NULL THEN $2 END, on_failure, output_prefix, $2,
+       1, owner, lease_until, $2
+FROM {rows $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step:text key:text payload_hash:text state:text due:int
+      not_before:int priority:int fair:int max_attempts:int parent:int path:text is_input:int waits:int queue:text on_failure:text
+      ended_at:int output_prefix:text owner:text lease_until:int} c",
+);
+
 static INSERT_MESSAGES: Statement =
     Statement::new("INSERT INTO messages (task, message) SELECT task, message FROM {rows $1 task:int message:text} c");
 
-/// Inserts rows in the order given, their messages apart.
+/// Inserts rows, their messages apart: those that wait in the order given, before those that are leased.
 pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fault> {
-    let (mut tasks, mut messages) = (Array::new(), Array::new());
-    for row in rows {
-        let columns = columns(row, tx.now)?;
-        tx.enqueued |= row.state == TaskState::Queued && columns.queue.is_none();
-        tasks.push(&columns)?;
-        messages.push(&(row.id, row.task.message.to_json()))?;
-        if tasks.0.len() + messages.0.len() > CHUNK {
-            flush(tx, &mut tasks, &mut messages).await?;
+    for (statement, is_leased) in [(&INSERT, false), (&INSERT_LEASED, true)] {
+        let (mut tasks, mut messages) = (Array::new(), Array::new());
+        for row in rows.iter().filter(|row| row.lease.is_some() == is_leased) {
+            let columns = columns(row, tx.now)?;
+            tx.enqueued |= row.state == TaskState::Queued && columns.queue.is_none();
+            tasks.push(&columns)?;
+            messages.push(&(row.id, row.task.message.to_json()))?;
+            if tasks.0.len() + messages.0.len() > CHUNK {
+                flush(tx, statement, &mut tasks, &mut messages).await?;
+            }
         }
+        flush(tx, statement, &mut tasks, &mut messages).await?;
     }
-    flush(tx, &mut tasks, &mut messages).await
+    Ok(())
 }
 
-async fn flush(tx: &mut Tx<'_>, tasks: &mut Array, messages: &mut Array) -> Result<(), Fault> {
+async fn flush(tx: &mut Tx<'_>, insert: &'static Statement, tasks: &mut Array, messages: &mut Array) -> Result<(), Fault> {
     if tasks.0.is_empty() {
         return Ok(());
     }
-    tx.execute(&INSERT, args![tasks.take(), tx.now]).await?;
+    tx.execute(insert, args![tasks.take(), tx.now]).await?;
     tx.execute(&INSERT_MESSAGES, args![messages.take()]).await
 }
 
@@ -117,10 +138,15 @@ impl Array {
     }
 }
 
+/// When a new task is ready to run.
+pub(super) fn not_before(task: &NewTask, now: i64) -> i64 {
+    let delay = i64::try_from(task.delay_ms).unwrap_or(i64::MAX);
+    now.saturating_add(delay).max(task.message.not_before.unwrap_or(0))
+}
+
 fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
     let task = row.task;
-    let delay = i64::try_from(task.delay_ms).unwrap_or(i64::MAX);
-    let not_before = now.saturating_add(delay).max(task.message.not_before.unwrap_or(0));
+    let not_before = not_before(task, now);
     let queue = match &task.delivery {
         Delivery::Queue(queue) => Some(queue.as_str()),
         // A foreign task never becomes a row.
@@ -150,6 +176,8 @@ fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
         on_failure: task.on_failure.as_ref().map(serde_json::to_string).transpose()?,
         ended_at: row.state.is_ended().then_some(now),
         output_prefix: &task.output_prefix,
+        owner: row.lease.map(|(owner, _)| owner),
+        lease_until: row.lease.map(|(_, until)| until),
     })
 }
 
@@ -224,13 +252,15 @@ pub(super) async fn assign_first(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
     let numbered: Vec<(usize, &str, &str, u8)> =
         lanes.iter().enumerate().map(|(n, (pipeline, step, priority))| (n, pipeline.as_str(), step.as_str(), *priority)).collect();
     let clocks = sql!(
-        "SELECT w.n, coalesce((SELECT l.clock FROM lanes l WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0) \
-         FROM {rows $1 n:int pipeline:text step:text priority:int} w ORDER BY w.n"
+        "SELECT {json n clock} FROM (\
+            SELECT w.n, coalesce((SELECT l.clock FROM lanes l \
+                                  WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0) AS clock \
+            FROM {rows $1 n:int pipeline:text step:text priority:int} w) c"
     );
-    let clocks: Vec<(i64, i64)> = tx.rows(clocks, args![array(&numbered)?]).await?;
-    let clocks: BTreeMap<_, _> = lanes.into_iter().zip(clocks.into_iter().map(|(_, clock)| clock)).collect();
+    let clocks: HashMap<usize, i64> = tx.json::<(usize, i64)>(clocks, args![array(&numbered)?]).await?.into_iter().collect();
     for row in rows.iter_mut() {
-        row.fair = clocks.get(&lane_of(row)).copied().unwrap_or_default();
+        let lane = lanes.binary_search(&lane_of(row)).ok();
+        row.fair = lane.and_then(|lane| clocks.get(&lane)).copied().unwrap_or_default();
     }
     Ok(())
 }

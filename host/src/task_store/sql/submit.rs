@@ -6,15 +6,18 @@ use super::end::{Changes, finish};
 use super::fault::Fault;
 use super::insert::{self, NewRow};
 use super::outbox;
+use super::run_end::millis;
 use super::transaction::Tx;
 use crate::task::state::TaskState;
 use crate::task_store::{Feed, NewJob, Submitted};
+use serde::Deserialize;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::time::Duration;
 
 /// A job that is there, or about to be.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone)]
 struct Holder {
     id: i64,
     grp: i64,
@@ -31,7 +34,6 @@ struct Holder {
     /// Whether it keeps the staged outputs of a dead task; of a live job only where that matters.
     keeps: bool,
     /// Whether it is only about to be.
-    #[sqlx(skip)]
     is_new: bool,
 }
 
@@ -49,27 +51,63 @@ struct Holders {
     tasks: HashMap<(String, String), Taken>,
 }
 
+/// Where jobs come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Somebody submits them: what a broker is to carry is yet to be sent.
+    Port,
+    /// A broker has just brought their messages, and none of the tasks is there.
+    Broker,
+}
+
+/// A job that is to begin, or to get its next root task.
+pub(super) struct Entering<'a> {
+    pub job: &'a NewJob,
+    /// Owner and length of the root task's first lease, where it gets one as it comes.
+    pub lease: Option<(String, Duration)>,
+}
+
+/// What became of it.
+pub(super) struct Entered {
+    pub answer: Submitted,
+    /// The row, where it is new.
+    pub born: Option<Born>,
+}
+
+/// A row as it was inserted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Born {
+    pub id: i64,
+    /// PROCESSING where it is leased: it was to be, and can run now.
+    pub state: TaskState,
+    pub not_before: i64,
+    pub fair: i64,
+}
+
 /// A root task that is new, and the job it begins or joins.
 struct Newcomer<'a> {
-    new: &'a NewJob,
+    new: &'a Entering<'a>,
+    /// Its place in the list.
+    place: usize,
     /// Number of its row.
     id: i64,
     job: (String, String),
     joins: bool,
 }
 
-/// Creates what is new. One answer per job, in order. `announce`: whether a broker is to be told of tasks whose messages it carries;
-/// it is not where the message has just come from there.
-pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) -> Result<Vec<Submitted>, Fault> {
-    let mut holders = holders(tx, jobs).await?;
-    let mut occupied = occupied(tx, jobs, &holders).await?;
+/// Creates what is new. One answer per job, in order.
+pub(super) async fn submit(tx: &mut Tx<'_>, all: &[Entering<'_>], way: Way) -> Result<Vec<Entered>, Fault> {
+    let jobs: Vec<&NewJob> = all.iter().map(|entering| entering.job).collect();
+    let mut holders = holders(tx, &jobs, way).await?;
+    let mut occupied = occupied(tx, &jobs, &holders).await?;
     // A number each for a job, its root group and its root task.
     let mut numbers = tx.numbers(3 * jobs.len()).await?;
-    let mut answers = Vec::with_capacity(jobs.len());
+    let mut entered = Vec::with_capacity(jobs.len());
     let mut newcomers = Vec::new();
-    for &new in jobs {
+    for (place, entering) in all.iter().enumerate() {
+        let new = entering.job;
         let answer = judge(new, &holders, &occupied);
-        answers.push(answer);
+        entered.push(Entered { answer, born: None });
         if answer != Submitted::Created {
             continue;
         }
@@ -90,12 +128,18 @@ pub(super) async fn submit(tx: &mut Tx<'_>, jobs: &[&NewJob], announce: bool) ->
             new.chosen_prefix().into_iter().for_each(|chosen| occupied.tasks.insert(chosen));
         }
         holder.grow(&new.feed);
-        newcomers.push(Newcomer { new, id: numbers.take()?, job: key, joins });
+        newcomers.push(Newcomer { new: entering, place, id: numbers.take()?, job: key, joins });
     }
-    if !newcomers.is_empty() {
-        create(tx, &newcomers, &holders, announce).await?;
+    if newcomers.is_empty() {
+        return Ok(entered);
     }
-    Ok(answers)
+    let born = create(tx, &newcomers, &holders, way).await?;
+    for newcomer in &newcomers {
+        if let Some(entered) = entered.get_mut(newcomer.place) {
+            entered.born = born.get(&newcomer.id).copied();
+        }
+    }
+    Ok(entered)
 }
 
 fn new_holder(new: &NewJob, id: i64, grp: i64) -> Holder {
@@ -276,52 +320,83 @@ async fn taken(tx: &mut Tx<'_>, statement: &'static Statement, beside: &BTreeSet
     Ok(Prefixes(rows.into_iter().filter_map(|(prefix,)| prefix).collect()))
 }
 
-#[derive(sqlx::FromRow)]
+/// A job as it is read, column by column.
+#[derive(Deserialize)]
 struct HolderRow {
     tenant: String,
     job_id: String,
-    #[sqlx(flatten)]
-    holder: Holder,
+    id: i64,
+    pipeline: String,
+    root_task: String,
+    feed: String,
+    stopping: i64,
+    expected: Option<i64>,
+    arrived: i64,
+    prefix: String,
+    /// Flags are 0 and 1.
+    is_processing: u8,
+    live: i64,
+    keeps: u8,
+    grp: i64,
 }
 
-async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Holders, Fault> {
+impl From<HolderRow> for Holder {
+    fn from(row: HolderRow) -> Self {
+        let HolderRow { id, grp, pipeline, root_task, feed, stopping, expected, arrived, prefix, live, .. } = row;
+        let (is_processing, keeps, is_new) = (row.is_processing == 1, row.keeps == 1, false);
+        Self { id, grp, pipeline, root_task, feed, stopping, expected, arrived, prefix, is_processing, live, keeps, is_new }
+    }
+}
+
+async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob], way: Way) -> Result<Holders, Fault> {
     let ids: Vec<(&str, &str, &str)> = jobs.iter().map(|j| (j.tenant.as_str(), j.job_id.as_str(), j.root.task_id.as_str())).collect();
     let ids = array(&ids)?;
     let by_job = sql!(
-        "SELECT DISTINCT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, j.prefix, \
-                j.state = 'PROCESSING' AS is_processing, j.live, \
-                (($2 = 1 OR j.state <> 'PROCESSING') AND EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' \
-                                                                 AND t.manifest IS NOT NULL)) AS keeps, \
-                (SELECT t.grp FROM tasks t WHERE t.tenant = j.tenant AND t.task_id = j.root_task) AS grp \
-         FROM {rows $1 tenant:text job_id:text task_id:text} w {join} jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id"
+        "SELECT {json tenant job_id id pipeline root_task feed stopping expected arrived prefix is_processing live keeps grp} FROM (\
+            SELECT DISTINCT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, j.prefix, \
+                   CASE WHEN j.state = 'PROCESSING' THEN 1 ELSE 0 END AS is_processing, j.live, \
+                   CASE WHEN ($2 = 1 OR j.state <> 'PROCESSING') AND EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id \
+                                                                              AND t.state = 'DEAD' AND t.manifest IS NOT NULL) \
+                        THEN 1 ELSE 0 END AS keeps, \
+                   (SELECT t.grp FROM tasks t WHERE t.tenant = j.tenant AND t.task_id = j.root_task) AS grp \
+            FROM {rows $1 tenant:text job_id:text task_id:text} w {join} jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id) c"
     );
     // Of a live job that is asked only where somebody would write to all of it: there may be many that are dead.
     let covers = jobs.iter().any(|new| new.chosen_prefix().is_some_and(|own| new.prefix.starts_with(own)));
-    let by_job: Vec<HolderRow> = tx.rows(by_job, args![&ids, i64::from(covers)]).await?;
+    let by_job: Vec<HolderRow> = tx.json(by_job, args![&ids, i64::from(covers)]).await?;
     let by_task = sql!(
         "SELECT t.tenant, t.task_id, j.job_id, t.payload_hash FROM {rows $1 tenant:text job_id:text task_id:text} w \
          {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} jobs j ON j.id = t.job"
     );
-    let by_task: Vec<(String, String, String, String)> = tx.rows(by_task, args![ids]).await?;
+    let by_task: Vec<(String, String, String, String)> = match way {
+        Way::Port => tx.rows(by_task, args![ids]).await?,
+        Way::Broker => Vec::new(),
+    };
     Ok(Holders {
-        jobs: by_job.into_iter().map(|row| ((row.tenant, row.job_id), row.holder)).collect(),
+        jobs: by_job.into_iter().map(|row| ((row.tenant.clone(), row.job_id.clone()), Holder::from(row))).collect(),
         tasks: by_task.into_iter().map(|(tenant, id, job_id, hash)| ((tenant, id), Taken { job_id, hash })).collect(),
     })
 }
 
-async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, announce: bool) -> Result<(), Fault> {
+/// Returns the rows by number.
+async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, way: Way) -> Result<HashMap<i64, Born>, Fault> {
     let mut touched: BTreeMap<i64, &Holder> = BTreeMap::new();
     let (mut jobs, mut groups, mut first, mut further) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut changes, mut chosen) = (Changes::default(), Vec::new());
     for newcomer in newcomers {
         let Some(holder) = holders.jobs.get(&newcomer.job) else { continue };
-        let new = newcomer.new;
+        let Entering { job: new, lease } = newcomer.new;
         touched.insert(holder.id, holder);
         if !newcomer.joins {
             jobs.push(JobRow::new(new, holder));
             groups.push((holder.grp, holder.id, holder.live));
         }
-        let state = if holder.stopping == 1 { TaskState::Cancelled } else { TaskState::Queued };
+        let lease = lease.as_ref().filter(|_| holder.stopping == 0 && insert::not_before(&new.root, tx.now) <= tx.now);
+        let state = match lease {
+            _ if holder.stopping == 1 => TaskState::Cancelled,
+            Some(_) => TaskState::Processing,
+            None => TaskState::Queued,
+        };
         if holder.stopping == 0 {
             if !holder.is_new {
                 changes.live(holder.id, holder.grp, 1);
@@ -341,6 +416,7 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
             path: String::new(),
             is_input: false,
             waits: None,
+            lease: lease.map(|(owner, length)| (owner.as_str(), tx.now.saturating_add(millis(*length)))),
         };
         if newcomer.joins { further.push(row) } else { first.push(row) }
     }
@@ -348,14 +424,19 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
     feed(tx, &touched).await?;
     insert::assign_first(tx, &mut first).await?;
     insert::assign_turns(tx, &mut further).await?;
+    let mut born = HashMap::with_capacity(newcomers.len());
     for rows in [first, further] {
         insert::rows(tx, &rows).await?;
-        if announce {
+        if way == Way::Port {
             outbox::announce(tx, &rows).await?;
         }
+        let now = tx.now;
+        let of = |row: &NewRow<'_>| Born { id: row.id, state: row.state, not_before: insert::not_before(row.task, now), fair: row.fair };
+        born.extend(rows.iter().map(|row| (row.id, of(row))));
     }
     keep_chosen(tx, &chosen).await?;
-    finish(tx, changes).await
+    finish(tx, changes).await?;
+    Ok(born)
 }
 
 /// Notes the prefixes of tasks that chose them. One that had the same before and has ended for good needs it no more: so this does not

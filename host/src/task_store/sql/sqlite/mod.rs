@@ -20,7 +20,7 @@ use super::{SqlTaskStore, writer};
 use crate::task_store::StoreError;
 use sqlx::{Connection as _, SqliteConnection};
 use std::marker::PhantomData;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use watch::Watch;
 
@@ -41,7 +41,7 @@ impl SqliteTaskStore {
         let connection = open::writer(path, durability).await?;
         let readers = open::readers(path, durability).await?;
         let changed = Arc::new(Changed::new());
-        let link = Link { connection, watch: Watch::new(path) };
+        let link = Link { connection, reopen: (path.to_owned(), durability), watch: Watch::new(path) };
         let writer = writer::start_one(link::Link::Sqlite(link), &changed);
         Ok(Self { writer, readers: Readers::Sqlite(readers), changed, _listener: None, kind: PhantomData })
     }
@@ -57,12 +57,21 @@ impl SqliteTaskStore {
 /// The one connection that writes, and how it notices that others did.
 pub(super) struct Link {
     pub connection: SqliteConnection,
+    /// How to get another one.
+    reopen: (PathBuf, Durability),
     pub watch: Watch,
 }
 
 impl Link {
     /// Takes the write lock; [`Fault::Busy`] where another process has it. The clock is read under it.
+    ///
+    /// After some errors, of a disk above all, SQLite has rolled back by itself. The driver knows nothing of that and believes that its
+    /// transaction goes on: there is a new connection then.
     pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
+        if self.connection.is_in_transaction() {
+            let (path, durability) = &self.reopen;
+            self.connection = open::reopen(path, *durability).await?;
+        }
         let mut inner = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let clock: Clock = Db::Sqlite(&mut inner, None).one(&CLOCK, []).await?;
         let elsewhere = self.watch.saw(clock.version);

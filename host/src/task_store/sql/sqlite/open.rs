@@ -32,6 +32,9 @@ const READER_PATIENCE: Duration = Duration::from_secs(5);
 /// SQLite's own wait for the write lock; the writer retries above it, with jitter, because SQLite sleeps up to 100 ms.
 const WRITER_SPIN: Duration = Duration::from_millis(2);
 
+/// Statements that the writer keeps prepared: what goes to the database together is one to the driver, in a few hundred combinations.
+const WRITER_STATEMENTS: usize = 512;
+
 /// Page cache of the writer, KiB (negative: SQLite's notation for a size instead of a number of pages).
 const WRITER_CACHE: &str = "-65536";
 
@@ -90,10 +93,15 @@ pub(super) async fn readers(path: &Path, durability: Durability) -> Result<Sqlit
         .map_err(|e| at(path, Fault::from(e).into()))
 }
 
+/// Another connection to a file that is open already, in place of one that is of no use any more.
+pub(super) async fn reopen(path: &Path, durability: Durability) -> Result<SqliteConnection, Fault> {
+    connect_and_migrate(path, durability).await
+}
+
 async fn connect_and_migrate(path: &Path, durability: Durability) -> Result<SqliteConnection, Fault> {
     let options =
         options(path, durability).busy_timeout(WRITER_SPIN).pragma("cache_size", WRITER_CACHE).pragma("wal_autocheckpoint", CHECKPOINT);
-    let mut connection = options.connect().await?;
+    let mut connection = options.statement_cache_capacity(WRITER_STATEMENTS).connect().await?;
     // sqlx takes no lock for SQLite: under the write lock the second process finds everything applied.
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     MIGRATIONS.run_direct(None, &mut *transaction, false).await.map_err(|e| migration_fault(path, e))?;

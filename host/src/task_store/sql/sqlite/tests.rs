@@ -3,7 +3,7 @@
 use super::super::dialect::Dialect;
 use super::{Durability, SqliteTaskStore};
 use crate::task_store::conformance::{self, suite};
-use crate::task_store::{ClaimRequest, StoreError, TaskStore};
+use crate::task_store::{ClaimRequest, StoreError, Submitted, TaskStore};
 use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -89,6 +89,24 @@ async fn a_caller_who_goes_away_costs_no_crash() {
         }
         assert!(started.elapsed() < Duration::from_secs(5), "a lease of an hour was left behind");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_the_database_rolled_back_by_itself_is_not_the_last() {
+    let (store, folder) = fresh().await;
+    // As after an error of the disk: SQLite itself has ended the transaction.
+    let mut raw = raw(&file(&folder)).await;
+    raw.execute(
+        "CREATE TRIGGER bad BEFORE INSERT ON tasks WHEN new.task_id = 'bad-root' BEGIN SELECT raise(ROLLBACK, 'the disk is ill'); END",
+    )
+    .await
+    .unwrap();
+    for n in 0..3 {
+        let error = store.submit(vec![conformance::job("bad")]).await.unwrap_err();
+        assert!(error.to_string().contains("the disk is ill"), "{error}");
+        assert_eq!(store.submit(vec![conformance::job(&format!("j{n}"))]).await.unwrap(), [Submitted::Created]);
+    }
+    assert_eq!(store.claim_next(request(Duration::from_secs(60))).await.unwrap().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

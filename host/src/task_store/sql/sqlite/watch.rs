@@ -114,7 +114,8 @@ fn tell_of_writes(log: &Path, written: Arc<Notify>) -> notify::Result<Recommende
     let (name, folder) = (log.to_owned(), log.parent().unwrap_or(Path::new("/")).to_owned());
     let tell = move |event: notify::Result<Event>| {
         // An error is as good as a write: the look that follows says what is true.
-        let of_log = |event: &Event| !event.kind.is_access() && event.paths.contains(&name);
+        // Where it lost some, one may have been a write.
+        let of_log = |event: &Event| event.need_rescan() || (!event.kind.is_access() && event.paths.contains(&name));
         if event.as_ref().map_or(true, of_log) {
             written.notify_one();
         }
