@@ -77,7 +77,9 @@ impl From<StoreError> for Failure {
         let failure = Self::failed(error.to_string());
         match error {
             StoreError::NotFound(_) => failure.help("`wasm-worker jobs list` and `wasm-worker tasks list` show what there is"),
-            StoreError::Denied(_) => failure.help("the data folder must be writable; --data-dir names another"),
+            StoreError::Denied(_) => {
+                failure.help("a file must be writable, and its folder too (--data-dir names another); a database must let you in (DB_DSN)")
+            }
             StoreError::Unavailable(_) => failure.help("try again; its server may be away, or another process may be holding its file"),
             StoreError::Conflict(_) | StoreError::Invalid(_) => failure,
         }

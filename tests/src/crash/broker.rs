@@ -125,7 +125,8 @@ impl Trouble {
     /// the broker has just come back and may have forgotten something.
     pub fn tick(&mut self, broker: &Broker, claims: i64, dice: &mut Dice, report: &mut Report) -> bool {
         let now = Instant::now();
-        if matches!(self.state, State::Well) && claims <= self.claims {
+        // Weather that lets no work through is not to last until some came through.
+        if matches!((&self.state, broker), (State::Well, Broker::Redis(_))) && claims <= self.claims {
             self.next = self.next.max(now + SOON);
         }
         // SQS has something go wrong all the time, once it has begun.

@@ -22,6 +22,9 @@ const NEXT_START: Duration = Duration::from_millis(250);
 /// What a worker logs once it serves.
 const SERVING: &[u8] = b"worker started";
 
+/// How long a worker that serves may wait for work to come on: where brokers lose and hide messages there may be none for a while.
+const WORK: Duration = Duration::from_secs(5);
+
 /// Numbers of signals.
 const ABRT: i32 = 6;
 const TERM: i32 = 15;
@@ -74,6 +77,16 @@ impl Plan {
     }
 }
 
+/// What a plan waits for to begin. How long a start takes is the machine's and the broker's affair, and so is when there is work: a kill
+/// before it hits nothing.
+enum Waits {
+    No,
+    /// For the worker to serve.
+    ToServe,
+    /// For more claims than these, until then at most.
+    ForWork(i64, Instant),
+}
+
 /// How a worker ended.
 pub enum Ended {
     /// It runs.
@@ -90,8 +103,7 @@ pub struct Worker {
     log: PathBuf,
     began: Instant,
     plan: Plan,
-    /// Its plan begins once it serves: how long a start takes is the machine's and the broker's affair, and a kill before it hits nothing.
-    waits_to_serve: bool,
+    waits: Waits,
     /// Where its log stood as the database died, until it was there again.
     outages: Vec<(usize, usize)>,
 }
@@ -107,8 +119,8 @@ impl Worker {
         };
         let log = site.path().join(&name);
         // One in five may be hit as it starts.
-        let waits_to_serve = dice.below(5) > 0;
-        Self { child: site.worker(&name, abort_at, dice), log, began: Instant::now(), plan, waits_to_serve, outages: Vec::new() }
+        let waits = if dice.below(5) > 0 { Waits::ToServe } else { Waits::No };
+        Self { child: site.worker(&name, abort_at, dice), log, began: Instant::now(), plan, waits, outages: Vec::new() }
     }
 
     /// A failpoint, with the time it is given.
@@ -132,8 +144,8 @@ impl Worker {
         fs::metadata(&self.log).map_or(0, |log| log.len() as usize)
     }
 
-    /// Goes on with the plan.
-    pub fn tick(&mut self, away: Away, dice: &mut Dice, report: &mut Report) -> Ended {
+    /// Goes on with the plan. `claims`: how far work has come, of all workers.
+    pub fn tick(&mut self, away: Away, claims: i64, dice: &mut Dice, report: &mut Report) -> Ended {
         let now = Instant::now();
         if let Plan::GaveUp(until, point) = self.plan {
             return if now < until { Ended::Not } else { point.map_or(Ended::Yes, Ended::Unreached) };
@@ -141,12 +153,8 @@ impl Worker {
         if let Some(status) = self.child.try_wait().unwrap() {
             return self.ended(status, away, report);
         }
-        if self.waits_to_serve {
-            if !self.is_serving() && self.began.elapsed() < LEAVE {
-                return Ended::Not;
-            }
-            self.waits_to_serve = false;
-            self.plan = self.plan.later(self.began.elapsed());
+        if self.waits(claims) {
+            return Ended::Not;
         }
         match self.plan {
             Plan::Kill(at) if now >= at => {
@@ -175,6 +183,23 @@ impl Worker {
             _ => {}
         }
         Ended::Not
+    }
+
+    /// Whether the plan has not begun. It does so from now on.
+    fn waits(&mut self, claims: i64) -> bool {
+        match self.waits {
+            Waits::No => return false,
+            Waits::ToServe if !self.is_serving() && self.began.elapsed() < LEAVE => return true,
+            Waits::ToServe => {
+                self.waits = Waits::ForWork(claims, Instant::now() + WORK);
+                return true;
+            }
+            Waits::ForWork(before, until) if claims <= before && Instant::now() < until => return true,
+            Waits::ForWork(..) => {}
+        }
+        self.waits = Waits::No;
+        self.plan = self.plan.later(self.began.elapsed());
+        false
     }
 
     /// Whether it has said so: before, a signal ends it as it ends any program.
