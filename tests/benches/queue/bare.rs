@@ -13,6 +13,9 @@ use std::collections::HashMap;
 /// Tasks in one transaction.
 const BATCH: i64 = CONCURRENCY as i64 / 2;
 
+/// What a session with Postgres is told, as those of the store are: no plan made on empty tables may go through all of them later.
+const SESSION: &str = "SET enable_seqscan = off; SET enable_mergejoin = off; SET enable_hashjoin = off; SET jit = off";
+
 const NOW: &str = "SELECT {now}";
 
 /// $1 how many, $2 now.
@@ -152,7 +155,11 @@ impl Bare {
     /// The connection as the store's own writer has it.
     async fn connect(place: &Place) -> Self {
         let on = match &place.store {
-            Store::Postgres(dsn) => Connection::Postgres(PgConnection::connect(dsn).await.unwrap()),
+            Store::Postgres(dsn) => {
+                let mut on = PgConnection::connect(dsn).await.unwrap();
+                sqlx::raw_sql(SESSION).execute(&mut on).await.unwrap();
+                Connection::Postgres(on)
+            }
             Store::SqliteFull => Connection::Sqlite(sqlite(place, SqliteSynchronous::Full).await),
             Store::SqliteNormal => Connection::Sqlite(sqlite(place, SqliteSynchronous::Normal).await),
         };

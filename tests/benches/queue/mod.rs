@@ -1,6 +1,6 @@
 //! What a task costs from claim to end, with a guest that does nothing: the real worker on a real store, beside the same worker
 //! with the hook compiled in, and beside bare batched SQL over the same schema. Each run is a process of its own, so that
-//! memory and processor time are its own too; the runs of a round come in turn.
+//! memory and processor time are its own too, with a server of its own where it needs one; the runs of a round come in turn.
 
 mod bare;
 mod broker;
@@ -68,27 +68,31 @@ pub fn measure(words: &[&str]) {
         wanted.tasks, wanted.rounds
     );
     for store in &wanted.stores {
-        let server = if store == POSTGRES { Server::private() } else { None };
-        if store == POSTGRES && server.is_none() {
-            println!("  {store}\n    not here: nothing measured");
-            continue;
-        }
         let mut runs: [Vec<Figures>; 3] = Default::default();
         for _ in 0..wanted.rounds {
             for (name, runs) in LOOPS.iter().zip(&mut runs) {
-                let dsn = server.as_ref().map(Server::database);
-                runs.push(run_apart(store, name, wanted.tasks, dsn));
+                runs.extend(run_apart(store, name, wanted.tasks));
             }
         }
-        print(store, &runs);
+        if runs.iter().any(Vec::is_empty) {
+            println!("  {store}\n    not here: nothing measured");
+        } else {
+            print(store, &runs);
+        }
     }
 }
 
-fn run_apart(store: &str, name: &str, tasks: u32, dsn: Option<String>) -> Figures {
+/// None where the server that it needs is not here. Each run has a server of its own: one that was used before still cleans up after
+/// the runs before, and the loop that comes next would pay for it.
+fn run_apart(store: &str, name: &str, tasks: u32) -> Option<Figures> {
+    let server = if store == POSTGRES { Some(Server::private()?) } else { None };
+    let dsn = server.as_ref().map(Server::database);
     let mut command = Command::new(std::env::current_exe().unwrap());
     let run = command.args([ONE_RUN, store, name, &tasks.to_string()]).args(dsn).stderr(Stdio::inherit()).output().unwrap();
     assert!(run.status.success(), "{store} {name}: {}", run.status);
-    Figures::parse(&String::from_utf8(run.stdout).unwrap())
+    let figures = Figures::parse(&String::from_utf8(run.stdout).unwrap());
+    eprintln!("  {store} {name}: {:.0} tasks/s, {:.1} µs", figures.tasks_per_s, figures.cpu_us);
+    Some(figures)
 }
 
 /// One run, in this process: prints its figures as a line.

@@ -27,10 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A server that does not listen for so long has ended: it begins to listen before it recovers anything.
 const DEAF: Duration = Duration::from_secs(3);
 
-/// Runs the server until standard input says `kill` (nothing is finished, all is kept) or ends (all is removed).
+/// Runs the server until standard input says `kill` (nothing is finished, all is kept) or ends (all is removed). Killed, all its processes
+/// end at once, as at a power cut: those that serve a session would go on for a moment without their parent, and answer.
 const SUPERVISE: &str = r#"folder=$1; shift
 "$@" >>log 2>&1 & child=$!
-read -r word; [ "$word" = kill ] && { kill -9 $child 2>/dev/null; wait $child; exit; }
+read -r word; [ "$word" = kill ] && { kill -STOP $child; kill -9 $child $(cat /proc/$child/task/$child/children); wait $child; exit; } 2>/dev/null
 kill -QUIT $child 2>/dev/null; wait $child; rm -rf "$folder""#;
 
 /// A running server.

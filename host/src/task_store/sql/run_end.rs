@@ -151,6 +151,13 @@ pub(super) struct Closed<'a> {
     pub log: &'a str,
 }
 
+/// $1 rows, $2 now.
+pub(super) static CLOSE_CLAIMS: Statement = Statement::new(
+    "
+UPDATE claims SET ended_at = $2, ended = c.ended, error = c.error
+FROM {rows $1 task:int epoch:int ended:text error:text} c WHERE claims.task = c.task AND claims.epoch = c.epoch",
+);
+
 /// Notes how runs ended, and what their guests logged.
 pub(super) async fn close_claims(tx: &mut Tx<'_>, closed: &[Closed<'_>]) -> Result<(), Fault> {
     if closed.is_empty() {
@@ -160,11 +167,7 @@ pub(super) async fn close_claims(tx: &mut Tx<'_>, closed: &[Closed<'_>]) -> Resu
         .iter()
         .map(|c| Ok((c.task, c.epoch, c.ended, c.error.map(serde_json::to_string).transpose()?)))
         .collect::<Result<_, serde_json::Error>>()?;
-    let close = sql!(
-        "UPDATE claims SET ended_at = $2, ended = c.ended, error = c.error \
-         FROM {rows $1 task:int epoch:int ended:text error:text} c WHERE claims.task = c.task AND claims.epoch = c.epoch"
-    );
-    tx.execute(close, args![array(&rows)?, tx.now]).await?;
+    tx.execute(&CLOSE_CLAIMS, args![array(&rows)?, tx.now]).await?;
     let logs: Vec<(i64, i64, &str)> = closed.iter().filter(|c| !c.log.is_empty()).map(|c| (c.task, c.epoch, c.log)).collect();
     if !logs.is_empty() {
         let keep = sql!(

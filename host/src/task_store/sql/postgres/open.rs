@@ -23,14 +23,18 @@ const READERS: u32 = 4;
 const READER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What every session is told. A transaction whose client has vanished lets go of its rows; a lock is waited for no longer than the
-/// client waits for its answer. Every statement of the store is made for an index, and statistics of a table that fills and empties
-/// within seconds are always old, so scans of whole tables are the planner's last choice; their estimates must not start the compiler.
-const SESSION: &str = "
+/// client waits for its answer. Every statement of the store asks an index for a few rows, and what is known of a table that fills and
+/// empties within seconds is always old: planned while it is empty, a walk through all of it looks as cheap as anything, and the plan
+/// is kept until somebody analyses the table. So whatever reads a whole table or index, alone or to join it, is the planner's last
+/// choice; and estimates must not start the compiler.
+pub(super) const SESSION: &str = "
 SET idle_in_transaction_session_timeout = '20s';
 SET lock_timeout = '8s';
 SET statement_timeout = '25s';
 SET default_transaction_isolation = 'read committed';
 SET enable_seqscan = off;
+SET enable_mergejoin = off;
+SET enable_hashjoin = off;
 SET jit = off;
 SET client_min_messages = warning";
 
