@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wasm_worker::queue::{Queue, ToSend};
 use wasm_worker::task::children::Delivery;
-use wasm_worker::worker::{QueueSpec, Until, Worker};
+use wasm_worker::worker::{QueueSpec, Settings, Until, Worker};
 
 /// Name of the queue in rows and outbox.
 const QUEUE: &str = "bench";
@@ -28,18 +28,20 @@ pub struct Broker {
     place: Place,
     queue: Arc<dyn Queue>,
     child: bool,
+    at_once: u32,
 }
 
 impl Broker {
-    /// Puts so many messages into the queue, which was empty. `child`: each of their tasks has one child, whose message takes the same way.
-    pub async fn filled(queue: Arc<dyn Queue>, messages: u32, child: bool) -> Self {
+    /// Puts so many messages into the queue, which was empty, for a worker with so many places. `child`: each of their tasks has one child,
+    /// whose message takes the same way.
+    pub async fn filled(queue: Arc<dyn Queue>, messages: u32, child: bool, at_once: u32) -> Self {
         let place = Place::empty(Store::SqliteFull, messages * (1 + u32::from(child))).await;
         let ids: Vec<String> = (0..messages).map(|number| format!("task-{number:08}")).collect();
         for ids in ids.chunks(BATCH) {
             let answers = queue.send(ids.iter().map(|id| message(id, child)).collect()).await.expect("the queue takes messages");
             assert!(answers.iter().all(Result::is_ok), "{answers:?}");
         }
-        Self { place, queue, child }
+        Self { place, queue, child, at_once }
     }
 
     /// Runs them all, and checks that each ran once and that no message is left.
@@ -78,7 +80,8 @@ impl Broker {
             inputs: Vec::new(),
         };
         let guests = ours::guests(&self.place, engine, &step, component);
-        Worker::new(self.place.settings(), self.place.app.services(), guests, vec![step], vec![queue])
+        let settings = Settings { concurrency: self.at_once, ..self.place.settings() };
+        Worker::new(settings, self.place.app.services(), guests, vec![step], vec![queue])
     }
 }
 

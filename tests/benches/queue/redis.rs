@@ -7,7 +7,7 @@
 
 use super::broker::Broker;
 use super::figures::Figures;
-use super::{CONCURRENCY, ONE_RUN, on_a_runtime};
+use super::{ONE_RUN, on_a_runtime};
 use crate::median;
 use crate::servers::redis::{Answer, Server, ask};
 use std::collections::BTreeSet;
@@ -21,6 +21,9 @@ use wasm_worker::queue::{Queue as _, RedisQueue, ToSend};
 const TASKS: u32 = 50_000;
 const ROUNDS: usize = 3;
 const PEERS_PART: u32 = 5;
+
+/// Tasks of ours at once: as with the peers, what is best here.
+const AT_ONCE: u32 = 512;
 
 /// Tasks of a peer's trial.
 const TRIAL: u32 = 2_000;
@@ -83,9 +86,7 @@ pub fn measure(words: &[&str]) {
         }
     }
     assert!(tasks >= 1000 && rounds > 0, "a run has 1000 tasks at least, and there is one round at least");
-    println!(
-        "do-nothing tasks of 200 bytes over Redis (fsync every second); {CONCURRENCY} at once here; median of {rounds} rounds in turn:"
-    );
+    println!("do-nothing tasks of 200 bytes over Redis (fsync every second); {AT_ONCE} at once here; median of {rounds} rounds in turn:");
     let peers = python.as_deref().map(|python| PEERS.map(|peer| (best(&peer, python), peer, python)));
     let (mut ours, mut theirs): (Vec<(Run, Figures)>, [Vec<Run>; 2]) = Default::default();
     for _ in 0..rounds {
@@ -141,7 +142,7 @@ pub fn run_here(words: &[&str]) {
     let (address, port, messages, child) = (address.parse().unwrap(), port.parse().unwrap(), messages.parse().unwrap(), child == "child");
     on_a_runtime(async move {
         let queue = Arc::new(RedisQueue::open(&address).await.unwrap());
-        let broker = Broker::filled(queue, messages, child).await;
+        let broker = Broker::filled(queue, messages, child, AT_ONCE).await;
         ask(port, &["CONFIG", "RESETSTAT"]).unwrap();
         println!("{}", broker.run().await.line());
     });

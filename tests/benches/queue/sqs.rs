@@ -57,7 +57,7 @@ pub fn run_here(words: &[&str]) {
     let (address, messages, child) = (url.parse::<SqsAddress>().unwrap(), messages.parse().unwrap(), child == "child");
     on_a_runtime(async move {
         let queue = Arc::new(SqsQueue::open(&address, &wasm_worker::aws::load(address.region()).await).await.unwrap());
-        let broker = Broker::filled(Arc::clone(&queue) as _, messages, child).await;
+        let broker = Broker::filled(Arc::clone(&queue) as _, messages, child, CONCURRENCY).await;
         let before = queue.calls();
         let figures = broker.run().await;
         let after = queue.calls();
