@@ -11,15 +11,14 @@ use super::{GATHER, Worker};
 use crate::failpoint::{Point, reach};
 use crate::task::id::JobKey;
 use crate::task::state::TaskState;
-use crate::task_store::{ClaimRequest, Claimed, StoreError, TaskStore};
+use crate::task_store::{ClaimRequest, Claimed, StoreError};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet, yield_now};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// When a worker stops by itself.
@@ -47,15 +46,6 @@ pub(super) type Looked = Result<(Id, Result<Brought, LookError>), JoinError>;
 
 /// An answered claim: the room set aside for it, when it was sent, and what it brought.
 pub(super) type Answered = (Reserved, Instant, Result<Vec<Claimed>, StoreError>);
-
-/// How long a worker waits before it asks the store when the next task falls due: where much goes on, something else ends the wait first,
-/// and the question would be asked for nothing thousands of times a second.
-const BEFORE_ASKING: Duration = Duration::from_millis(2);
-
-/// Of its places a worker leaves no more than this part empty while it gathers room for a look into a queue, and no more than so many:
-/// transactions that take in more messages gain little.
-const GATHERED_PART: u32 = 8;
-const GATHERED: u32 = 64;
 
 /// How many times its places a worker may have under way, with those tasks that wait for the store to commit and end them: while it
 /// is slow, no more are claimed.
@@ -203,14 +193,12 @@ impl<'a> Shift<'a> {
         }
     }
 
-    /// Room for whole batches of a queue that carries many messages in one call. Places become free one by one, and a look for each would
-    /// have the store take in each message by itself: while there is too little room, and more to come, the look waits a moment, counted
-    /// from the first place on: another feed may have it meanwhile.
+    /// Room for whole batches of a queue that carries many messages in one call. Places become free one by one: while there are too few
+    /// for a batch, and more to come, the look waits a moment, counted from the first place on: another feed may have it meanwhile.
     fn gathered(&mut self, at: usize, batch: u32, mut share: Reserved) -> Option<Reserved> {
         let is_more_to_come = self.load.total() > 0;
-        let wanted = batch.max((self.worker.settings.concurrency / GATHERED_PART).min(GATHERED));
         let feed = self.feeds.get_mut(at)?;
-        if share.max < wanted && is_more_to_come {
+        if share.max < batch && is_more_to_come {
             let now = Instant::now();
             if *feed.gathering.get_or_insert(now + GATHER) > now {
                 return None;
@@ -390,6 +378,8 @@ impl<'a> Shift<'a> {
         let (worker, tasks) = (self.worker, &self.worker.services.tasks);
         let look = if self.until == Until::Stopped { LOOK } else { LOOK_FOR_END };
         let may_claim = self.share(TABLE).is_some();
+        let due = if may_claim { tasks.next_due(&worker.settings.pipeline).await.ok().flatten() } else { None };
+        let look = due.map_or(look, |ms| look.min(Duration::from_millis(ms.max(1))));
         // A moment that is over by now is not to be missed: the next turn begins that look. Without room there is nothing to wake for.
         let resting = worker.order.iter().filter_map(|step| worker.rests_until(step, self.served));
         let pausing = self.feeds.iter().map(|feed| feed.not_before).filter(|until| *until > self.served);
@@ -406,7 +396,7 @@ impl<'a> Shift<'a> {
             Some(ended) = self.running.join_next() => self.load.ended(ended),
             Some(answered) = self.claims.next() => return self.claimed(answered),
             Some(looked) = self.looks.join_next_with_id() => return self.looked(looked),
-            () = news(tasks.as_ref(), &worker.settings.pipeline, look), if may_claim => {}
+            () = tasks.wait_for_work(look), if may_claim => {}
             () = sleep_until(wake) => {}
         }
         self.hopeful = true;
@@ -427,20 +417,5 @@ impl<'a> Shift<'a> {
                 Err(_) => false,
             },
         }
-    }
-}
-
-/// Waits until the table may hold something to claim: somebody has put it there, or it falls due. No longer than `longest`.
-async fn news(tasks: &dyn TaskStore, pipeline: &str, longest: Duration) {
-    let falls_due = async {
-        sleep(BEFORE_ASKING).await;
-        match tasks.next_due(pipeline).await {
-            Ok(Some(ms)) => sleep(Duration::from_millis(ms.max(1))).await,
-            Ok(None) | Err(_) => pending().await,
-        }
-    };
-    tokio::select! {
-        () = tasks.wait_for_work(longest) => {}
-        () = falls_due => {}
     }
 }
