@@ -192,17 +192,33 @@ impl Message {
 
     /// SHA-256 over what the task *is*: two messages of one id with different hashes conflict. `step` as resolved.
     pub fn payload_hash(&self, step: &str) -> Result<String, String> {
-        id::canonical_hash(&json!({
-            "job_id": self.job_id,
-            "step": step,
-            "function": self.function,
-            "input": self.input,
-            "input_uri": self.input_uri,
-            "output_prefix": self.output_prefix,
-            "params": self.params,
-            "metadata": self.metadata,
-        }))
+        let hashed = Hashed {
+            function: self.function.as_deref(),
+            input: self.input.as_ref(),
+            input_uri: self.input_uri.as_deref(),
+            job_id: &self.job_id,
+            metadata: &self.metadata,
+            output_prefix: self.output_prefix.as_deref(),
+            params: &self.params,
+            step,
+        };
+        let mut values = self.params.values().chain(&self.input);
+        let is_plain = self.params.keys().chain(self.metadata.keys()).all(|key| key.is_ascii()) && values.all(id::is_plain);
+        id::canonical_hash(&hashed, is_plain)
     }
+}
+
+/// What the hash of a message is over; by name, as canonical JSON has it.
+#[derive(Serialize)]
+struct Hashed<'a> {
+    function: Option<&'a str>,
+    input: Option<&'a Value>,
+    input_uri: Option<&'a str>,
+    job_id: &'a str,
+    metadata: &'a BTreeMap<String, String>,
+    output_prefix: Option<&'a str>,
+    params: &'a Map<String, Value>,
+    step: &'a str,
 }
 
 fn payload_of(value: &Value) -> Result<Payload, String> {
@@ -500,6 +516,16 @@ mod tests {
             let again = decode(&message.to_json());
             prop_assert_eq!(again.as_ref(), Ok(&message));
             prop_assert_eq!(again.unwrap().payload_hash("s"), message.payload_hash("s"));
+        }
+
+        #[test]
+        fn the_hash_is_over_canonical_json(message in message(), plain in prop::collection::btree_map("[ -~]{0,3}", -9i64..9, 0..4)) {
+            let plain = Message { params: plain.into_iter().map(|(key, n)| (key, n.into())).collect(), input: None, ..message.clone() };
+            for m in [&message, &plain] {
+                let hashed = json!({"job_id": m.job_id, "step": "s", "function": m.function, "input": m.input, "input_uri": m.input_uri,
+                                    "output_prefix": m.output_prefix, "params": m.params, "metadata": m.metadata});
+                prop_assert_eq!(m.payload_hash("s"), id::canonical_hash(&hashed, false));
+            }
         }
 
         #[test]

@@ -137,14 +137,19 @@ fn fault_of(text: &str) -> Option<String> {
         return Some(format!("contains {bad:?}"));
     }
     let whole = path.strip_suffix('/').unwrap_or(path);
-    if !path.is_empty() && whole.split('/').any(|s| s.is_empty() || s == "." || s == "..") {
-        return Some("has an empty, '.' or '..' segment".to_owned());
+    let fault_of_segment = |segment: &str| match segment {
+        "" | "." | ".." => Some("has an empty, '.' or '..' segment".to_owned()),
+        long if long.len() > longest => Some(format!("has a segment of more than {longest} bytes")),
+        _ => None,
+    };
+    if !path.is_empty()
+        && let Some(fault) = whole.split('/').find_map(fault_of_segment)
+    {
+        return Some(fault);
     }
     // Systems that fold look-alikes into the plain characters must not see a path that climbs.
-    if !path.is_ascii() && folded(path).split('/').any(|s| s == "." || s == "..") {
-        return Some("has a segment that looks like '.' or '..'".to_owned());
-    }
-    whole.split('/').any(|s| s.len() > longest).then(|| format!("has a segment of more than {longest} bytes"))
+    let climbs = !path.is_ascii() && folded(path).split('/').any(|s| s == "." || s == "..");
+    climbs.then(|| "has a segment that looks like '.' or '..'".to_owned())
 }
 
 /// The names that S3 takes for a bucket.
@@ -194,7 +199,8 @@ fn plain(path: &Path) -> PathBuf {
 
 /// Characters that show nothing, break the line or turn the text around: they make two names look alike.
 pub fn is_invisible(c: char) -> bool {
-    matches!(c,
+    !c.is_ascii()
+        && matches!(c,
         '\u{00ad}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
