@@ -7,6 +7,7 @@
 //! | `{json a b}` | all rows as one JSON array of arrays of these columns | the same |
 //! | `{now}` | the database's clock in Unix milliseconds | the same |
 //! | `{max}`, `{min}` | `max`, `min` of several values | `greatest`, `least` |
+//! | `{limit $1}` | `LIMIT $1 + 0`: at a bare parameter the planner looks, and prepares the statement again each time | `LIMIT $1` |
 //! | `{join}` | `CROSS JOIN`, which keeps the order of tables | `JOIN` |
 //! | `{index tasks_ready}` | `INDEXED BY tasks_ready` | nothing: its planner has statistics |
 //! | `{skip locked t}` | nothing: there is one writer | `FOR NO KEY UPDATE OF t SKIP LOCKED` |
@@ -95,6 +96,8 @@ fn replacement(directive: &str, dialect: Dialect) -> Option<String> {
         ("max" | "min", Sqlite) => name.to_owned(),
         ("max", Postgres) => "greatest".to_owned(),
         ("min", Postgres) => "least".to_owned(),
+        ("limit", Sqlite) => format!("LIMIT {} + 0", words.next()?),
+        ("limit", Postgres) => format!("LIMIT {}", words.next()?),
         ("join", Sqlite) => "CROSS JOIN".to_owned(),
         ("join", Postgres) => "JOIN".to_owned(),
         ("index", Sqlite) => format!("INDEXED BY {}", words.next()?),

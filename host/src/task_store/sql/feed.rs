@@ -26,7 +26,7 @@ pub(super) async fn close_idle(tx: &mut Tx<'_>, fed_idle: i64, idle: &[(&str, i6
         "SELECT j.id FROM jobs j {index jobs_idle} \
          WHERE j.idle_since <= $1 - $2 \
            AND (j.queue IS NULL OR EXISTS (SELECT 1 FROM {rows $3 queue:text ms:int} q WHERE q.queue = j.queue AND q.ms >= $2)) \
-         ORDER BY j.idle_since LIMIT $4 {skip locked j}"
+         ORDER BY j.idle_since {limit $4} {skip locked j}"
     );
     let jobs: Vec<(i64,)> = tx.rows(quiet, args![tx.now, fed_idle, array(idle)?, limit]).await?;
     if jobs.is_empty() {

@@ -26,7 +26,7 @@ pub(super) struct Lapsed {
 /// $1 now, $2 how many.
 pub(super) static FIND: Statement = Statement::new(
     "
-SELECT id, job FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND lease_until < $1 ORDER BY lease_until LIMIT $2",
+SELECT id, job FROM tasks {index tasks_running} WHERE state = 'PROCESSING' AND lease_until < $1 ORDER BY lease_until {limit $2}",
 );
 
 /// What lapsed, of all pipelines.

@@ -74,7 +74,7 @@ pub(super) async fn outgoing(tx: &mut Tx<'_>, queues: Option<&[String]>, lease: 
     let take = sql!(
         "WITH c AS MATERIALIZED (SELECT id FROM outbox WHERE leased_until <= $1 \
                                    AND ($4 = 1 OR queue IN {texts $5}) \
-                                 ORDER BY id LIMIT $3 {skip locked outbox}) \
+                                 ORDER BY id {limit $3} {skip locked outbox}) \
          UPDATE outbox SET leased_until = $1 + $2 WHERE id IN (SELECT id FROM c) \
          RETURNING id, queue, tenant, task_id, body, not_before"
     );
@@ -119,7 +119,7 @@ pub(super) async fn resend(tx: &mut Tx<'_>, request: &SweepRequest) -> Result<u6
          WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL AND t.sent_at <= $1 - $2 \
            AND {max}(t.sent_at, t.not_before) + ($2 << CAST({min}(t.sends, $3) AS INTEGER)) <= $1 \
            AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.task = t.id) \
-         LIMIT $4 {skip locked t}"
+         {limit $4} {skip locked t}"
     );
     let old: Vec<(i64,)> = tx.rows(old, args![tx.now, millis(RESEND_AFTER), RESEND_DOUBLINGS, limit]).await?;
     // Its queue was empty for as long as a dead worker may have hidden it: a lease.
@@ -130,7 +130,7 @@ pub(super) async fn resend(tx: &mut Tx<'_>, request: &SweepRequest) -> Result<u6
          WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL AND t.sent_at <= $1 - $3 \
            AND {max}(t.sent_at, t.not_before) + ($3 << CAST({min}(t.sends, $4) AS INTEGER)) <= $1 \
            AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.task = t.id) \
-         LIMIT $5 {skip locked t}"
+         {limit $5} {skip locked t}"
     );
     let args = args![tx.now, array(&empty)?, millis(request.lease), RESEND_DOUBLINGS, limit];
     let quiet: Vec<(i64,)> = if empty.is_empty() { Vec::new() } else { tx.rows(quiet, args).await? };

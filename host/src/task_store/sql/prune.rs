@@ -44,7 +44,7 @@ pub(super) async fn prune(tx: &mut Tx<'_>, older_than: Duration, limit: u32, dry
     let swept = sql!(old!(
         "j.id",
         "j.id NOT IN (SELECT t.job FROM tasks t {index tasks_leftover} WHERE t.leftover IS NOT NULL)",
-        "ORDER BY j.id LIMIT $2 {skip locked j}"
+        "ORDER BY j.id {limit $2} {skip locked j}"
     ));
     let unswept = sql!(old!("count(*)", "j.id IN (SELECT t.job FROM tasks t {index tasks_leftover} WHERE t.leftover IS NOT NULL)", ""));
     let (unswept,): (i64,) = tx.db().one(unswept, args![before]).await?;

@@ -206,8 +206,9 @@ fn judge(new: &NewJob, holders: &Holders, occupied: &Occupied) -> Submitted {
 }
 
 /// Jobs below the prefix of a newcomer, or above it, that are live or keep the staged outputs of a dead task: $1 pairs of (prefix, the
-/// first text after all that begin with it), $2 the prefixes that cover one of them. Of each range the first and the last one tell
-/// whether there is another than one's own. A query for each value: no planner makes that a join of all with all.
+/// first text after all that begin with it), $2 those among which a newcomer's own job may be, $3 the prefixes that cover one of them. Of
+/// a range the first one tells whether there is any; the last one too, whether there is another than one's own. A query for each value: no
+/// planner makes that a join of all with all. And an empty text, where any task chose its prefix: only then [`CHOSEN`] finds something.
 pub(super) static OCCUPIED: Statement = Statement::new(
     "
 SELECT (SELECT j.prefix FROM jobs j {index jobs_held}
@@ -219,15 +220,16 @@ UNION SELECT (SELECT j.prefix FROM jobs j {index jobs_held}
         WHERE j.state IN ('PROCESSING', 'FAILED') AND j.prefix >= w.first AND j.prefix < w.past
           AND (j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL))
         ORDER BY j.prefix DESC LIMIT 1) AS prefix
-FROM {rows $1 first:text past:text} w
+FROM {rows $2 first:text past:text} w
 UNION SELECT (SELECT j.prefix FROM jobs j {index jobs_held}
         WHERE j.state IN ('PROCESSING', 'FAILED') AND j.prefix = w.value
           AND (j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL))
         LIMIT 1) AS prefix
-FROM {texts $2} w",
+FROM {texts $3} w
+UNION SELECT '' AS prefix WHERE EXISTS (SELECT 1 FROM prefixes {index prefixes_prefix} WHERE prefix > '')",
 );
 
-/// The same of tasks that chose their prefixes.
+/// The same of tasks that chose their prefixes: $1 ranges, $2 the prefixes that cover one of them.
 pub(super) static CHOSEN: Statement = Statement::new(
     "
 SELECT (SELECT p.prefix FROM prefixes p {index prefixes_prefix}
@@ -235,12 +237,6 @@ SELECT (SELECT p.prefix FROM prefixes p {index prefixes_prefix}
           AND EXISTS (SELECT 1 FROM tasks t WHERE t.id = p.task AND t.state NOT IN ('DONE', 'CANCELLED')
                         AND (t.state <> 'DEAD' OR t.manifest IS NOT NULL))
         ORDER BY p.prefix LIMIT 1) AS prefix
-FROM {rows $1 first:text past:text} w
-UNION SELECT (SELECT p.prefix FROM prefixes p {index prefixes_prefix}
-        WHERE p.prefix >= w.first AND p.prefix < w.past
-          AND EXISTS (SELECT 1 FROM tasks t WHERE t.id = p.task AND t.state NOT IN ('DONE', 'CANCELLED')
-                        AND (t.state <> 'DEAD' OR t.manifest IS NOT NULL))
-        ORDER BY p.prefix DESC LIMIT 1) AS prefix
 FROM {rows $1 first:text past:text} w
 UNION SELECT (SELECT p.prefix FROM prefixes p {index prefixes_prefix}
         WHERE p.prefix = w.value
@@ -251,6 +247,7 @@ FROM {texts $2} w",
 );
 
 /// Prefixes that are taken, as far as newcomers may meet them: by jobs, and by tasks that chose theirs.
+#[derive(Default)]
 struct Occupied {
     jobs: Prefixes,
     tasks: Prefixes,
@@ -261,6 +258,10 @@ struct Occupied {
 struct Prefixes(BTreeSet<String>);
 
 impl Prefixes {
+    fn of(rows: Vec<(Option<String>,)>) -> Self {
+        Self(rows.into_iter().filter_map(|(prefix,)| prefix).collect())
+    }
+
     fn insert(&mut self, prefix: &str) {
         self.0.insert(prefix.to_owned());
     }
@@ -301,23 +302,33 @@ async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob], holders: &Holders) -> Resul
     // What a live job holds needs no second look; nor can what the host derives lie anywhere but below that.
     let is_free = |new: &&&NewJob| holders.jobs.get(&(new.tenant.clone(), new.job_id.clone())).is_none_or(|job| !job.holds());
     let of_jobs: BTreeSet<&str> = jobs.iter().filter(is_free).map(|new| new.prefix.as_str()).collect();
-    let chosen = jobs.iter().filter_map(|new| new.chosen_prefix());
+    let chosen: BTreeSet<&str> = jobs.iter().filter_map(|new| new.chosen_prefix()).collect();
     let fed = jobs.iter().filter(|new| new.feed != Feed::Single).map(|new| new.root.output_prefix.as_str());
-    let beside_jobs = of_jobs.iter().copied().chain(chosen).collect();
-    let beside_tasks = of_jobs.iter().copied().chain(fed).collect();
-    Ok(Occupied { jobs: taken(tx, &OCCUPIED, &beside_jobs).await?, tasks: taken(tx, &CHOSEN, &beside_tasks).await? })
+    let beside_jobs: BTreeSet<&str> = of_jobs.union(&chosen).copied().collect();
+    let mut taken = Occupied::default();
+    let mut any_chosen = true;
+    if !beside_jobs.is_empty() {
+        let asked = args![array(&ranges(&beside_jobs))?, array(&ranges(&chosen))?, array(&above(&beside_jobs))?];
+        taken.jobs = Prefixes::of(tx.rows(&OCCUPIED, asked).await?);
+        any_chosen = taken.jobs.0.remove("");
+    }
+    let beside_tasks: BTreeSet<&str> = of_jobs.iter().copied().chain(fed).collect();
+    if any_chosen && !beside_tasks.is_empty() {
+        let asked = args![array(&ranges(&beside_tasks))?, array(&above(&beside_tasks))?];
+        taken.tasks = Prefixes::of(tx.rows(&CHOSEN, asked).await?);
+    }
+    Ok(taken)
 }
 
-async fn taken(tx: &mut Tx<'_>, statement: &'static Statement, beside: &BTreeSet<&str>) -> Result<Prefixes, Fault> {
-    if beside.is_empty() {
-        return Ok(Prefixes::default());
-    }
-    // Prefixes end with '/', and '0' is the next character.
-    let ranges: Vec<(&str, String)> = beside.iter().map(|prefix| (*prefix, format!("{}0", prefix.trim_end_matches('/')))).collect();
-    let above: BTreeSet<&str> = beside.iter().flat_map(|prefix| covering(prefix)).collect();
-    let above: Vec<&str> = above.into_iter().collect();
-    let rows: Vec<(Option<String>,)> = tx.rows(statement, args![array(&ranges)?, array(&above)?]).await?;
-    Ok(Prefixes(rows.into_iter().filter_map(|(prefix,)| prefix).collect()))
+/// What lies below each: from it to the first text after all that begin with it. Prefixes end with '/', and '0' is the next character.
+fn ranges<'a>(prefixes: &BTreeSet<&'a str>) -> Vec<(&'a str, String)> {
+    prefixes.iter().map(|prefix| (*prefix, format!("{}0", prefix.trim_end_matches('/')))).collect()
+}
+
+/// What covers one of them.
+fn above<'a>(prefixes: &BTreeSet<&'a str>) -> Vec<&'a str> {
+    let above: BTreeSet<&str> = prefixes.iter().flat_map(|prefix| covering(prefix)).collect();
+    above.into_iter().collect()
 }
 
 /// A job as it is read, column by column.

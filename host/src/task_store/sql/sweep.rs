@@ -27,7 +27,7 @@ SELECT EXISTS (SELECT 1 FROM tasks {index tasks_running} WHERE state = 'PROCESSI
 pub(super) static UNFINISHED: Statement = Statement::new(
     "
 WITH c AS MATERIALIZED (SELECT id FROM tasks {index tasks_committed} WHERE state = 'COMMITTED' AND lease_until < $1
-                        ORDER BY lease_until LIMIT $3 {skip locked tasks})
+                        ORDER BY lease_until {limit $3} {skip locked tasks})
 UPDATE tasks SET lease_until = $1 + $2 WHERE id IN (SELECT id FROM c)
 RETURNING tenant, task_id, output_prefix, manifest",
 );
@@ -36,7 +36,7 @@ RETURNING tenant, task_id, output_prefix, manifest",
 pub(super) static LEFTOVERS: Statement = Statement::new(
     "
 WITH c AS MATERIALIZED (SELECT id FROM tasks {index tasks_leftover} WHERE leftover IS NOT NULL AND leftover <= $1 - 2 * $2
-                        ORDER BY leftover LIMIT $3 {skip locked tasks})
+                        ORDER BY leftover {limit $3} {skip locked tasks})
 UPDATE tasks SET leftover = $1 - $2 WHERE id IN (SELECT id FROM c)
 RETURNING id, tenant, task_id, output_prefix",
 );

@@ -30,7 +30,7 @@ pub(super) static INPUTS: Statement = Statement::new(
 SELECT leaf.key, leaf.task_id, leaf.step, leaf.state, leaf.outcome, leaf.output_prefix,
        CASE WHEN leaf.state = 'DONE' THEN leaf.manifest END
 FROM tasks t {join} tasks leaf {index tasks_inputs} ON leaf.grp = t.waits AND leaf.is_input = 1
-WHERE t.tenant = $1 AND t.task_id = $2 ORDER BY leaf.path LIMIT $3 OFFSET $4",
+WHERE t.tenant = $1 AND t.task_id = $2 ORDER BY leaf.path {limit $3} OFFSET $4 + 0",
 );
 
 type InputRow = (String, String, String, String, Option<String>, String, Option<String>);
