@@ -42,8 +42,9 @@ impl Link {
 
     /// The connection is of no use any more: the next request makes a new one.
     pub fn drop_connection(&mut self) {
-        if let Self::Postgres(link) = self {
-            link.connection = None;
+        match self {
+            Self::Sqlite(link) => link.is_gone = true,
+            Self::Postgres(link) => link.connection = None,
         }
     }
 

@@ -6,7 +6,8 @@ use super::fault::Fault;
 use super::postgres;
 use crate::task_store::StoreError;
 use serde::de::DeserializeOwned;
-use sqlx::{Postgres, Sqlite, Transaction};
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{Postgres, Transaction};
 use std::sync::Arc;
 
 /// A transaction. With SQLite it holds the one write lock; with Postgres it holds the rows it has locked (`lock.rs`).
@@ -63,7 +64,8 @@ pub(super) struct Overdue {
 }
 
 pub(super) enum Inner<'c> {
-    Sqlite(Transaction<'c, Sqlite>),
+    /// Begun and ended by statements like the others, which go to the database together with those before and after them.
+    Sqlite(&'c mut SqliteConnection),
     /// With the name under which this process tells others of new work.
     Postgres(Transaction<'c, Postgres>, Arc<str>),
 }
@@ -116,18 +118,23 @@ impl<'c> Tx<'c> {
         if self.enqueued {
             postgres::listen::tell(&mut self).await?;
         }
-        self.flush().await?;
         match self.inner {
-            Inner::Sqlite(inner) => inner.commit().await?,
+            Inner::Sqlite(_) => {
+                let committed = self.execute(sql!("COMMIT"), []).await;
+                if let Err(fault) = committed.and(self.flush().await) {
+                    self.rollback().await;
+                    return Err(fault);
+                }
+            }
             Inner::Postgres(inner, _) => inner.commit().await?,
         }
         Ok(())
     }
 
     pub async fn rollback(self) {
-        // Where this fails there is nothing left to undo: the database has rolled back by itself.
+        // Where this fails there is nothing left to undo: the database has rolled back by itself, as SQLite does after errors of a disk.
         match self.inner {
-            Inner::Sqlite(inner) => inner.rollback().await.ok(),
+            Inner::Sqlite(inner) => Db::Sqlite(inner, None).execute(sql!("ROLLBACK"), []).await.ok(),
             Inner::Postgres(inner, _) => inner.rollback().await.ok(),
         };
     }

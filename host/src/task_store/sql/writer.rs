@@ -56,6 +56,8 @@ struct Member {
 /// An answer on its way. Leases that nobody takes out of it go back, so that a caller who went away costs no crash.
 pub(super) struct Delivery {
     answer: Answer,
+    /// What was asked. Freeing hundreds of messages is work, and the writer has enough.
+    _asked: Request,
     returns: mpsc::UnboundedSender<Vec<Lease>>,
 }
 
@@ -299,9 +301,10 @@ impl Writer {
     }
 
     fn reply(&self, member: Member, outcome: Outcome) {
-        let delivery = outcome.map(|answer| Delivery { answer, returns: self.returns.clone() });
+        let Member { request, reply } = member;
+        let delivery = outcome.map(|answer| Delivery { answer, _asked: request, returns: self.returns.clone() });
         // A caller who has gone misses its answer; leases in it go back as it is dropped.
-        drop(member.reply.send(delivery));
+        drop(reply.send(delivery));
     }
 
     async fn transact(&mut self, batch: &[Member]) -> Result<Vec<Outcome>, Fault> {
@@ -326,6 +329,8 @@ impl Writer {
     fn drop_what_is_gone(&mut self, fault: &Fault) {
         if matches!(fault, Fault::Gone(_)) {
             self.link.drop_connection();
+            // It may have taken effect, and whoever asks again finds it done.
+            self.changed.tell();
         }
     }
 

@@ -11,7 +11,7 @@ pub(super) mod watch;
 pub use open::Durability;
 
 use super::changed::Changed;
-use super::database::{Db, args};
+use super::database::{Db, Later, args};
 use super::dialect::sql;
 use super::fault::Fault;
 use super::link::{self, Readers};
@@ -41,7 +41,7 @@ impl SqliteTaskStore {
         let connection = open::writer(path, durability).await?;
         let readers = open::readers(path, durability).await?;
         let changed = Arc::new(Changed::new());
-        let link = Link { connection, reopen: (path.to_owned(), durability), watch: Watch::new(path) };
+        let link = Link { connection, is_gone: false, reopen: (path.to_owned(), durability), watch: Watch::new(path) };
         let writer = writer::start_one(link::Link::Sqlite(link), &changed);
         Ok(Self { writer, readers: Readers::Sqlite(readers), changed, _listener: None, kind: PhantomData })
     }
@@ -57,25 +57,33 @@ impl SqliteTaskStore {
 /// The one connection that writes, and how it notices that others did.
 pub(super) struct Link {
     pub connection: SqliteConnection,
-    /// How to get another one.
+    /// The driver's thread has ended: the next transaction gets another connection.
+    pub is_gone: bool,
     reopen: (PathBuf, Durability),
     pub watch: Watch,
 }
 
 impl Link {
     /// Takes the write lock; [`Fault::Busy`] where another process has it. The clock is read under it.
-    ///
-    /// After some errors, of a disk above all, SQLite has rolled back by itself. The driver knows nothing of that and believes that its
-    /// transaction goes on: there is a new connection then.
     pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
-        if self.connection.is_in_transaction() {
+        if self.is_gone {
             let (path, durability) = &self.reopen;
             self.connection = open::reopen(path, *durability).await?;
+            self.is_gone = false;
         }
-        let mut inner = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let clock: Clock = Db::Sqlite(&mut inner, None).one(&CLOCK, []).await?;
+        let mut later = Later::default();
+        let mut db = Db::Sqlite(&mut self.connection, Some(&mut later));
+        db.execute(sql!("BEGIN IMMEDIATE"), []).await?;
+        let clock: Clock = match db.one(&CLOCK, []).await {
+            Ok(clock) => clock,
+            Err(fault) => {
+                // Nearly always it did not begin, and there is nothing to undo.
+                Db::Sqlite(&mut self.connection, None).execute(sql!("ROLLBACK"), []).await.ok();
+                return Err(fault);
+            }
+        };
         let elsewhere = self.watch.saw(clock.version);
-        Ok(Tx::new(Inner::Sqlite(inner), &clock, elsewhere))
+        Ok(Tx::new(Inner::Sqlite(&mut self.connection), &clock, elsewhere))
     }
 
     /// Whether another connection has written since the last look.
