@@ -18,7 +18,9 @@ use crate::task::outputs::{self, INLINE_OUTPUT, METRICS_NAME, Manifest, Manifest
 use crate::task::state::TaskState;
 use crate::task::uri::Uri;
 use crate::task_store::{Applied, Claimed, Commit, StoreError, Unfinished};
+use futures::FutureExt as _;
 use serde_json::Value;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -151,17 +153,17 @@ async fn answer(worker: &Arc<Worker>, run: &Run) -> Result<(Answer, Children), F
     if run.claimed.cancelled {
         return Err(Fault::Cancelled);
     }
-    let guest = instance(worker, run).await?;
     let _company = tokio::select! {
         biased;
         company = worker.company(run.claimed.alone) => company,
         () = run.scope.stopped() => return Err(fault_of(GuestFault::Stopped, &run.scope)),
     };
-    let answer = hooks(worker, run, guest).await?;
-    if answer.fan_out != FanOut::default() {
-        let listed = run.scope.list_inputs().await;
-        listed.map_err(|e| if run.scope.stop_reason().is_some() { fault_of(GuestFault::Stopped, &run.scope) } else { host_fault(e) })?;
+    let answer = hooks(worker, run).await?;
+    if answer.fan_out == FanOut::default() {
+        return Ok((answer, Children::default()));
     }
+    let listed = run.scope.list_inputs().await;
+    listed.map_err(|e| if run.scope.stop_reason().is_some() { fault_of(GuestFault::Stopped, &run.scope) } else { host_fault(e) })?;
     let children = plan(worker, run, &answer)?;
     Ok((answer, children))
 }
@@ -194,42 +196,22 @@ async fn validate(run: &Run) -> Result<(), Fault> {
 /// Longest check of a task's params against the guest's schema.
 const MAX_VALIDATION: Duration = Duration::from_secs(2);
 
-async fn instance(worker: &Worker, run: &Run) -> Result<Box<dyn Guest>, Fault> {
-    let made = tokio::select! {
-        biased;
-        made = worker.guests.instance(&run.step.name) => made,
-        () = run.scope.stopped() => Err(GuestFault::Stopped),
-    };
-    match made {
-        Ok(guest) => {
-            worker.wake(&run.step.name);
-            Ok(guest)
-        }
-        Err(fault) => {
-            if !matches!(fault, GuestFault::Stopped) {
-                worker.rest(&run.step.name);
-            }
-            Err(fault_of(fault, &run.scope))
-        }
-    }
-}
-
-/// Steps 4 and 5, where guests run. A stopped run is left at once; its guest is not used again.
-async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answer, Fault> {
+/// Steps 2, 4 and 5, where guests run. A stopped run is left at once; its guest is not used again.
+async fn hooks(worker: &Arc<Worker>, run: &Run) -> Result<Answer, Fault> {
     let (tell, told) = oneshot::channel();
+    let (host, step) = (Arc::clone(worker), Arc::clone(&run.step));
     let (work, scope) = (Arc::clone(&run.work), Arc::clone(&run.scope));
     let phase = async move {
-        let _ = tell.send(call(guest, &work, &scope).await);
+        let _ = tell.send(on_an_instance(&host, &step.name, &work, &scope).await);
     };
     tokio::select! {
         biased;
         () = worker.guests.enter(Box::pin(phase)) => {}
         () = run.scope.stopped() => return Err(fault_of(GuestFault::Stopped, &run.scope)),
     }
-    let Ok((guest, called)) = told.await else {
+    let Ok(called) = told.await else {
         return Err(Fault::Host(TaskError::new("host", "the guest's run was cut short by a failure of the host")));
     };
-    worker.guests.give_back(&run.step.name, guest);
     if run.scope.check().is_err() {
         return Err(fault_of(GuestFault::Stopped, &run.scope));
     }
@@ -237,6 +219,27 @@ async fn hooks(worker: &Worker, run: &Run, guest: Box<dyn Guest>) -> Result<Answ
         return Err(Fault::Cancelled);
     }
     called.map_err(|fault| fault_of(fault, &run.scope))
+}
+
+/// An instance is taken by who has a thread for it, and no sooner: of tasks that begin together most would hold one that waits, and
+/// each would need its own.
+async fn on_an_instance(worker: &Worker, step: &str, work: &Arc<Work>, scope: &Arc<Scope>) -> Result<Answer, GuestFault> {
+    // A panic of the host in there counts as a failure to make one.
+    let made = AssertUnwindSafe(worker.guests.instance(step)).catch_unwind().await;
+    let panicked = |_| Err(GuestFault::Host(TaskError::new("host", "making an instance failed in the host itself")));
+    let guest = match made.unwrap_or_else(panicked) {
+        Ok(guest) => guest,
+        Err(fault) => {
+            if !matches!(fault, GuestFault::Stopped) {
+                worker.rest(step);
+            }
+            return Err(fault);
+        }
+    };
+    worker.wake(step);
+    let (guest, called) = call(guest, work, scope).await;
+    worker.guests.give_back(step, guest);
+    called
 }
 
 async fn call(mut guest: Box<dyn Guest>, work: &Arc<Work>, scope: &Arc<Scope>) -> (Box<dyn Guest>, Result<Answer, GuestFault>) {
