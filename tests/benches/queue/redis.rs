@@ -2,8 +2,8 @@
 //! queue that was full, and commands of Redis per task. Ours also commits each task to a store that loses nothing at a power cut (SQLite,
 //! FULL); the peers keep no state. Every run has a server of its own (append-only file, fsync every second).
 //!
-//! All are measured alike, from outside: by what is left in Redis, from the first tenth on, so that starting up counts for nobody. Each
-//! peer runs in the best of its usual configurations, which a short trial finds.
+//! All are measured alike, from outside: by what is left in Redis, from the first tenth on, so that starting up counts for nobody. Celery
+//! runs in the best of its usual configurations, which a short trial finds; Dramatiq as it starts by itself, and beside that in its best.
 
 use super::broker::Broker;
 use super::figures::Figures;
@@ -37,34 +37,44 @@ const LOOK: Duration = Duration::from_millis(5);
 /// A run that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How many times as fast as each peer it is to be.
-const TARGETS: [f64; 2] = [8.0, 3.0];
-
-/// A peer: how it is started in which configurations, and how much is left in its queue.
+/// A peer: how it is started in which configurations, how much is left in its queue, and how many times as fast ours is to be.
 struct Peer {
     name: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
-    configurations: &'static [&'static str],
+    /// Each with how many workers of it are started.
+    configurations: &'static [(usize, &'static str)],
     left: &'static [&'static [&'static str]],
+    target: Option<f64>,
 }
 
-const PEERS: [Peer; 2] = [
-    Peer {
-        name: "celery",
-        program: "celery",
-        arguments: &["-A", "celery_noop", "worker", "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "ERROR"],
-        configurations: &["-P prefork -c 2", "-P threads -c 8", "-P gevent -c 100"],
-        left: &[&["LLEN", "celery"], &["HLEN", "unacked"]],
-    },
-    Peer {
-        name: "dramatiq",
-        program: "dramatiq",
-        arguments: &["dramatiq_noop"],
-        configurations: &["--processes 2 --threads 8", "--processes 1 --threads 8", "--processes 2 --threads 2"],
-        left: &[&["HLEN", "dramatiq:default.msgs"]],
-    },
-];
+const CELERY: Peer = Peer {
+    name: "celery",
+    program: "celery",
+    arguments: &["-A", "celery_noop", "worker", "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "ERROR"],
+    configurations: &[(1, "-P prefork -c 2"), (1, "-P threads -c 8"), (1, "-P gevent -c 100"), (1, "-P solo"), (2, "-P solo")],
+    left: &[&["LLEN", "celery"], &["HLEN", "unacked"]],
+    target: Some(8.0),
+};
+
+/// A process for each processor, with eight threads each.
+const DRAMATIQ: Peer = Peer {
+    name: "dramatiq",
+    program: "dramatiq",
+    arguments: &["dramatiq_noop"],
+    configurations: &[(1, "")],
+    left: &[&["HLEN", "dramatiq:default.msgs"]],
+    target: Some(3.0),
+};
+
+/// Its threads wait for each other more than they work: with more of them it does more.
+const DRAMATIQ_AT_BEST: Peer = Peer {
+    configurations: &[(1, "--processes 2 --threads 16"), (1, "--processes 2 --threads 32"), (1, "--processes 3 --threads 16")],
+    target: None,
+    ..DRAMATIQ
+};
+
+const PEERS: [Peer; 3] = [CELERY, DRAMATIQ, DRAMATIQ_AT_BEST];
 
 /// What one run came to.
 struct Run {
@@ -88,12 +98,12 @@ pub fn measure(words: &[&str]) {
     assert!(tasks >= 1000 && rounds > 0, "a run has 1000 tasks at least, and there is one round at least");
     println!("do-nothing tasks of 200 bytes over Redis (fsync every second); {AT_ONCE} at once here; median of {rounds} rounds in turn:");
     let peers = python.as_deref().map(|python| PEERS.map(|peer| (best(&peer, python), peer, python)));
-    let (mut ours, mut theirs): (Vec<(Run, Figures)>, [Vec<Run>; 2]) = Default::default();
+    let (mut ours, mut theirs): (Vec<(Run, Figures)>, [Vec<Run>; PEERS.len()]) = Default::default();
     for _ in 0..rounds {
         let Some(run) = run_ours(tasks, false) else { return println!("  not here: nothing measured") };
         ours.push(run);
         for ((configuration, peer, python), runs) in peers.iter().flatten().zip(&mut theirs) {
-            runs.push(run_peer(peer, configuration, python, tasks / PEERS_PART));
+            runs.push(run_peer(peer, *configuration, python, tasks / PEERS_PART));
         }
     }
     let with_child: Vec<_> = (0..rounds).filter_map(|_| run_ours(tasks / 2, true)).collect();
@@ -101,11 +111,12 @@ pub fn measure(words: &[&str]) {
     println!("  a message on an idle queue is there after {half:.2} ms (median), {most:.2} ms (90th percentile)");
     let rate = print("wasm-worker, SQLite FULL", &ours);
     print("  each with one child", &with_child);
-    for (((configuration, peer, _), runs), target) in peers.iter().flatten().zip(&theirs).zip(TARGETS) {
+    for ((configuration, peer, _), runs) in peers.iter().flatten().zip(&theirs) {
         let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure).collect());
         let (theirs, requests) = (of(|r| r.tasks_per_s), of(|r| r.requests));
-        println!("  {:<26} {theirs:8.0} tasks/s   {requests:6.2} requests per task   ({configuration})", peer.name);
-        println!("  {:<26} {:8.1} x         at least {target}", "", rate / theirs);
+        let target = peer.target.map(|target| format!("at least {target}")).unwrap_or_default();
+        println!("  {:<26} {theirs:8.0} tasks/s   {requests:6.2} requests per task   ({})", peer.name, shown(configuration));
+        println!("  {:<26} {:8.1} x         {target}", "", rate / theirs);
     }
 }
 
@@ -128,7 +139,7 @@ fn run_ours(messages: u32, child: bool) -> Option<(Run, Figures)> {
     let mut running = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let tasks = messages * (1 + u32::from(child));
     // Children come and go meanwhile: what is left tells nothing of those.
-    let rate = if child { f64::NAN } else { drained(&server, &[&["XLEN", &stream]], messages, &mut running) };
+    let rate = if child { f64::NAN } else { drained(&server, &[&["XLEN", &stream]], messages, std::slice::from_mut(&mut running)) };
     let output = running.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", output.status);
     let figures = Figures::parse(&String::from_utf8(output.stdout).unwrap());
@@ -177,18 +188,24 @@ fn pickup() -> [f64; 2] {
     [took[took.len() / 2], took[took.len() * 9 / 10]]
 }
 
+/// A configuration for people.
+fn shown((workers, options): &(usize, &str)) -> String {
+    let options = if options.is_empty() { "as it starts by itself" } else { options };
+    if *workers == 1 { options.to_owned() } else { format!("{workers} workers, each {options}") }
+}
+
 /// The configuration in which a peer is fastest here.
-fn best(peer: &Peer, python: &Path) -> &'static str {
+fn best(peer: &Peer, python: &Path) -> (usize, &'static str) {
     let tried = peer.configurations.iter().map(|configuration| {
-        let rate = run_peer(peer, configuration, python, TRIAL).tasks_per_s;
-        eprintln!("  trial: {} {configuration}: {rate:.0} tasks/s", peer.name);
+        let rate = run_peer(peer, *configuration, python, TRIAL).tasks_per_s;
+        eprintln!("  trial: {}, {}: {rate:.0} tasks/s", peer.name, shown(configuration));
         (rate, *configuration)
     });
     tried.max_by(|a, b| a.0.total_cmp(&b.0)).expect("there is one").1
 }
 
 /// A peer: fills its queue, starts its worker, and has each task run exactly once.
-fn run_peer(peer: &Peer, configuration: &str, python: &Path, tasks: u32) -> Run {
+fn run_peer(peer: &Peer, (workers, options): (usize, &str), python: &Path, tasks: u32) -> Run {
     let server = Server::private().expect("ours has run");
     let folder = tempfile::tempdir().unwrap();
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/queue/peers");
@@ -205,12 +222,17 @@ fn run_peer(peer: &Peer, configuration: &str, python: &Path, tasks: u32) -> Run 
     assert!(filled.success(), "{}: {filled}", peer.name);
     server.ask(&["CONFIG", "RESETSTAT"]);
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
-    let mut worker = start(&programs.join(peer.program));
-    let mut worker = worker.args(peer.arguments).args(configuration.split(' ')).stderr(log).spawn().unwrap();
-    let tasks_per_s = drained(&server, peer.left, tasks, &mut worker);
+    let spawn = |_| {
+        let mut worker = start(&programs.join(peer.program));
+        worker.args(peer.arguments).args(options.split_whitespace()).stderr(log.try_clone().unwrap()).spawn().unwrap()
+    };
+    let mut workers: Vec<Child> = (0..workers).map(spawn).collect();
+    let tasks_per_s = drained(&server, peer.left, tasks, &mut workers);
     let run = run(&server, tasks_per_s, tasks);
-    Command::new("kill").arg(worker.id().to_string()).status().unwrap();
-    worker.wait().unwrap();
+    for worker in &mut workers {
+        Command::new("kill").arg(worker.id().to_string()).status().unwrap();
+        worker.wait().unwrap();
+    }
     let numbers: Vec<String> = std::fs::read_dir(folder.path())
         .unwrap()
         .map(|file| file.unwrap().path())
@@ -223,7 +245,7 @@ fn run_peer(peer: &Peer, configuration: &str, python: &Path, tasks: u32) -> Run 
 }
 
 /// Waits until nothing is left: tasks per second from the first tenth on.
-fn drained(server: &Server, left: &[&[&str]], tasks: u32, running: &mut Child) -> f64 {
+fn drained(server: &Server, left: &[&[&str]], tasks: u32, running: &mut [Child]) -> f64 {
     let began = Instant::now();
     let mut first: Option<(Instant, i64)> = None;
     let mut was_full = false;
@@ -237,8 +259,10 @@ fn drained(server: &Server, left: &[&[&str]], tasks: u32, running: &mut Child) -
             }
         }
         assert!(began.elapsed() < PATIENCE, "{left} tasks are left");
-        if let Some(status) = running.try_wait().unwrap() {
-            assert!(left == 0, "ended with {left} tasks left: {status}");
+        for running in &mut *running {
+            if let Some(status) = running.try_wait().unwrap() {
+                assert!(left == 0, "ended with {left} tasks left: {status}");
+            }
         }
         std::thread::sleep(LOOK);
     }
