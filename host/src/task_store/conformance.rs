@@ -808,15 +808,16 @@ pub async fn views_find_and_filter(store: &dyn TaskStore) {
 
 pub async fn waiting_ends_when_work_comes(store: &dyn TaskStore) {
     // Whatever was told before is used up first.
-    store.wait_for_work(Duration::from_millis(1)).await;
+    let seen = store.wait_for_work(0, Duration::from_millis(1)).await;
     let started = std::time::Instant::now();
-    store.wait_for_work(Duration::from_millis(60)).await;
+    assert_eq!(store.wait_for_work(seen, Duration::from_millis(60)).await, seen);
     assert!(started.elapsed() >= Duration::from_millis(50), "nothing came");
-    let (waited, ()) = tokio::join!(
+    let ((waited, seen), ()) = tokio::join!(
         async {
             let started = std::time::Instant::now();
-            store.wait_for_work(LONG).await;
-            started.elapsed()
+            let news = store.wait_for_work(seen, LONG).await;
+            assert_ne!(news, seen);
+            (started.elapsed(), news)
         },
         async {
             tokio::time::sleep(Duration::from_millis(30)).await;
@@ -826,8 +827,10 @@ pub async fn waiting_ends_when_work_comes(store: &dyn TaskStore) {
     assert!(waited < Duration::from_secs(5), "{waited:?}");
     submit(store, job("k")).await;
     let started = std::time::Instant::now();
-    store.wait_for_work(LONG).await;
-    assert!(started.elapsed() < Duration::from_secs(5), "what came before the wait counts");
+    for _ in 0..2 {
+        assert_ne!(store.wait_for_work(seen, LONG).await, seen, "what came before the wait counts, for everybody");
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
 }
 
 /// Many at once, on two handles of one store: no task is claimed twice, none is forgotten, every job ends.
@@ -936,6 +939,7 @@ pub async fn race_of_everything(stores: &[&dyn TaskStore]) {
     };
     let stop = tokio_util::sync::CancellationToken::new();
     let workers = (0..2 * stores.len()).map(async |index| {
+        let mut seen = 0;
         while !stop.is_cancelled() {
             let calm = is_calm();
             let claimed = of(index).claim_next(request(8, if calm { LONG } else { SHORT })).await.unwrap();
@@ -943,7 +947,7 @@ pub async fn race_of_everything(stores: &[&dyn TaskStore]) {
             of(index).heartbeat(beats, if calm { LONG } else { SHORT }).await.unwrap();
             futures::future::join_all(claimed.iter().map(|c| raced(of(index), of(index + 1), c, calm))).await;
             if claimed.is_empty() {
-                of(index).wait_for_work(Duration::from_millis(50)).await;
+                seen = of(index).wait_for_work(seen, Duration::from_millis(50)).await;
             }
         }
     });

@@ -106,8 +106,9 @@ pub trait TaskStore: Send + Sync {
     /// A committed task whose outputs cannot be put in place for good: DEAD, its manifest and staged bytes kept.
     async fn bury_committed(&self, key: TaskKey, error: TaskError) -> Result<(), StoreError>;
 
-    /// Returns when there may be new work: something was enqueued here or elsewhere, or `at_most` has passed.
-    async fn wait_for_work(&self, at_most: Duration);
+    /// Returns when there may be new work: something was enqueued, here or elsewhere, since the wait that returned `seen`, or `at_most` has
+    /// passed. Who has not waited yet has seen 0.
+    async fn wait_for_work(&self, seen: u64, at_most: Duration) -> u64;
 
     /// How much there is to do in a pipeline.
     async fn depth(&self, pipeline: &str) -> Result<Depth, StoreError>;

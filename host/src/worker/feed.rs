@@ -13,6 +13,9 @@ const EMPTY_PAUSE: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Most looks that do not wait for room after a wait in vain.
+const MOST_HASTY: u32 = 256;
+
 /// See the head of this file.
 pub(super) struct Feed {
     /// None: the table.
@@ -29,6 +32,8 @@ pub(super) struct Feed {
     pub not_before: Instant,
     /// Until when room is gathered for its next look, if it is.
     pub gathering: Option<Instant>,
+    /// How many looks do not wait for room, as the last wait was in vain, and how many of them are left.
+    hasty: (u32, u32),
     failures: u32,
 }
 
@@ -36,7 +41,7 @@ impl Feed {
     pub fn new(inbox: Option<Inbox>) -> Self {
         let now = Instant::now();
         let (receiving, taking_in) = (None, Vec::new());
-        Self { inbox, idle: false, receiving, taking_in, taken_in: now, not_before: now, gathering: None, failures: 0 }
+        Self { inbox, idle: false, receiving, taking_in, taken_in: now, not_before: now, gathering: None, hasty: (0, 0), failures: 0 }
     }
 
     /// Its queue, for people.
@@ -82,6 +87,33 @@ impl Feed {
         }
     }
 
+    /// Whether its next look is to wait for more room, `longest` in all. Not where the last wait was in vain: then that many looks go as
+    /// they are, unless `must`, and twice as many after the next one.
+    pub fn gathers(&mut self, must: bool, longest: Duration) -> bool {
+        let now = Instant::now();
+        match self.gathering {
+            Some(until) if until > now => return true,
+            Some(_) => {
+                let hasty = (self.hasty.0 * 2).clamp(1, MOST_HASTY);
+                self.hasty = (hasty, hasty);
+            }
+            None if self.hasty.1 > 0 && !must => self.hasty.1 -= 1,
+            None => {
+                self.gathering = Some(now + longest);
+                return true;
+            }
+        }
+        self.gathering = None;
+        false
+    }
+
+    /// There is all the room that its next look can want.
+    pub fn has_gathered(&mut self) {
+        if self.gathering.take().is_some() {
+            self.hasty = (0, 0);
+        }
+    }
+
     /// A look went well to its end.
     pub fn succeeded(&mut self) {
         self.failures = 0;
@@ -93,5 +125,34 @@ impl Feed {
         let doublings = self.failures.min(16);
         self.not_before = Instant::now() + (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE);
         self.failures += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    const WAIT: Duration = Duration::from_millis(20);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_in_vain_is_repeated_less_and_less() {
+        let mut feed = Feed::new(None);
+        let mut looks_between_waits = Vec::new();
+        for _ in 0..4 {
+            let mut looks = 0;
+            while !feed.gathers(false, WAIT) {
+                looks += 1;
+            }
+            looks_between_waits.push(looks);
+            advance(WAIT / 2).await;
+            assert!(feed.gathers(false, WAIT), "it waits on");
+            advance(WAIT / 2).await;
+            assert!(!feed.gathers(false, WAIT), "it goes with what there is");
+        }
+        assert_eq!(looks_between_waits, [0, 1, 2, 4]);
+        assert!(feed.gathers(true, WAIT), "a call of the broker is worth a wait each time");
+        feed.has_gathered();
+        assert!(feed.gathers(false, WAIT), "a wait that had its end is repeated");
     }
 }

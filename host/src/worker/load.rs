@@ -112,14 +112,11 @@ impl Load {
         }
     }
 
-    /// Counts the places that have become free meanwhile. Returns whether there were any.
-    pub fn count_free(&mut self) -> bool {
-        let mut any = false;
+    /// Counts the places that have become free meanwhile.
+    pub fn count_free(&mut self) {
         while let Ok(step) = self.freed.try_recv() {
             self.free(&step);
-            any = true;
         }
-        any
     }
 
     fn free(&mut self, step: &str) {

@@ -11,10 +11,10 @@ use super::{GATHER, Worker};
 use crate::failpoint::{Point, reach};
 use crate::task::id::JobKey;
 use crate::task::state::TaskState;
-use crate::task_store::{ClaimRequest, Claimed, StoreError};
+use crate::task_store::{ClaimRequest, Claimed, StoreError, TaskStore};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::{Id, JoinError, JoinSet, yield_now};
@@ -44,8 +44,16 @@ const SHORT_LOOK: Duration = Duration::from_millis(500);
 /// A phase of a look that has ended: what it brought, unless it failed in the host itself.
 pub(super) type Looked = Result<(Id, Result<Brought, LookError>), JoinError>;
 
-/// An answered claim: the room set aside for it, when it was sent, and what it brought.
-pub(super) type Answered = (Reserved, Instant, Result<Vec<Claimed>, StoreError>);
+/// A claim that was sent: the room set aside for it, when that was, and the news heeded by then.
+type Sent = (Reserved, Instant, u64);
+
+/// What a claim brought; where that is nothing, in how many milliseconds something falls due.
+pub(super) type Answered = (Sent, Result<(Vec<Claimed>, Option<u64>), StoreError>);
+
+/// Of its places a worker leaves no more than this part empty while it gathers room for a look into a queue, and no more than so many:
+/// transactions that take in more messages gain little.
+const GATHERED_PART: u32 = 8;
+const GATHERED: u32 = 64;
 
 /// How many times its places a worker may have under way, with those tasks that wait for the store to commit and end them: while it
 /// is slow, no more are claimed.
@@ -70,16 +78,25 @@ pub(super) struct Shift<'a> {
     pub closing: CancellationToken,
     /// The table first, then the queues.
     feeds: Vec<Feed>,
-    /// Whose turn it is.
+    /// Whose turn it is: whoever had one last comes last.
     turn: usize,
+    /// Claims sent.
+    claimed: usize,
     /// When the feeds were last gone through: what has come to its time since then was not seen to.
     served: Instant,
     pub running: JoinSet<TaskState>,
     pub looks: JoinSet<Result<Brought, LookError>>,
-    /// Claims under way. There may be several: places become free one by one, and the store answers them together.
+    /// Claims under way. There may be several, while they bring something: places become free one by one, and the store answers them
+    /// together.
     pub claims: FuturesUnordered<BoxFuture<'a, Answered>>,
-    /// Whether the table may hold something: not since it was last looked at, or it had something then.
-    hopeful: bool,
+    /// Steps for which the table was asked in vain, since there was news of it or something came.
+    in_vain: BTreeSet<String>,
+    /// Whether the last claim that was answered brought something.
+    found: bool,
+    /// The last news of the table that was heeded.
+    news: u64,
+    /// When the table is to be looked at without news: something in it falls due, as far as is known.
+    due: Instant,
     pub load: Load,
 }
 
@@ -142,12 +159,16 @@ impl<'a> Shift<'a> {
             drain,
             closing: CancellationToken::new(),
             feeds: std::iter::once(None).chain(inboxes.into_iter().map(Some)).map(Feed::new).collect(),
-            turn: 0,
+            turn: TABLE,
+            claimed: 0,
             served: Instant::now(),
             running: JoinSet::new(),
             looks: JoinSet::new(),
             claims: FuturesUnordered::new(),
-            hopeful: true,
+            in_vain: BTreeSet::new(),
+            found: false,
+            news: 0,
+            due: Instant::now(),
             load: Load::new(),
         }
     }
@@ -156,9 +177,8 @@ impl<'a> Shift<'a> {
         while !self.drain.is_cancelled() && self.load.summary.runs < self.max_tasks {
             while let Some(ended) = self.running.try_join_next() {
                 self.load.ended(ended);
-                self.hopeful = true;
             }
-            self.hopeful |= self.load.count_free();
+            self.load.count_free();
             while let Some(looked) = self.looks.try_join_next_with_id() {
                 self.looked(looked);
             }
@@ -170,20 +190,24 @@ impl<'a> Shift<'a> {
         }
     }
 
-    /// Looks at every feed that may be looked at, a different one first each time.
+    /// Looks at every feed that may be looked at.
     fn serve(&mut self) {
         self.served = Instant::now();
-        let feeds = self.feeds.len();
-        if self.room() > 0 {
-            // Counted only where something can be taken: a look without room between any two would give every turn to the same half.
-            self.turn = self.turn.wrapping_add(1);
+        if self.due <= self.served {
+            self.due = self.served + self.longest_wait();
+            self.in_vain.clear();
         }
+        let feeds = self.feeds.len();
         let first = self.turn % feeds;
         for at in (first..feeds).chain(0..first) {
             let Some(share) = self.share(at) else { continue };
             match self.feeds.get(at).and_then(|feed| feed.inbox.clone()) {
-                None if self.hopeful => self.claim(share),
-                None => {}
+                None => {
+                    let is_new = share.rooms.keys().any(|step| !self.in_vain.contains(step));
+                    if is_new && (self.found || self.claims.is_empty()) {
+                        self.claim(share);
+                    }
+                }
                 Some(inbox) => {
                     if let Some(share) = self.gathered(at, inbox.deliveries.spec.queue.batch(), share) {
                         self.start_look(at, inbox, &share);
@@ -193,22 +217,41 @@ impl<'a> Shift<'a> {
         }
     }
 
-    /// Room for whole batches of a queue that carries many messages in one call. Places become free one by one: while there are too few
-    /// for a batch, and more to come, the look waits a moment, counted from the first place on: another feed may have it meanwhile.
+    /// Room for a look that is worth its price: a call of the broker, where it asks one for each batch, and a transaction. Places become
+    /// free one by one, and a look for each would have the store take in each message by itself: while there is little room, and more to
+    /// come, the look waits a moment, counted from the first place on: another feed may have it meanwhile.
     fn gathered(&mut self, at: usize, batch: u32, mut share: Reserved) -> Option<Reserved> {
-        let is_more_to_come = self.load.total() > 0;
+        let most = self.most(at);
+        let batch = batch.min(most).max(1);
+        let wanted = batch.max((most / GATHERED_PART).min(GATHERED));
+        // What is set aside for a look that goes on may be so for long.
+        let set_aside = self.feeds.iter().filter_map(|feed| feed.receiving.as_ref()).fold(0, |sum, (.., room)| sum + room.max);
+        let is_more_to_come = self.load.total() > set_aside;
         let feed = self.feeds.get_mut(at)?;
-        if share.max < batch && is_more_to_come {
-            let now = Instant::now();
-            if *feed.gathering.get_or_insert(now + GATHER) > now {
-                return None;
-            }
+        if share.max >= wanted {
+            feed.has_gathered();
+        } else if !is_more_to_come {
+            feed.gathering = None;
+        } else if feed.gathers(share.max < batch, GATHER) {
+            return None;
         }
-        feed.gathering = None;
         if share.max > batch {
-            share.max -= share.max % batch.max(1);
+            share.max -= share.max % batch;
         }
         Some(share)
+    }
+
+    /// The most that a feed can ever take.
+    fn most(&self, at: usize) -> u32 {
+        let places = self.worker.settings.concurrency;
+        let of_step = |step| self.worker.steps.get(step).map_or(0, |spec| spec.concurrency.unwrap_or(places).min(places));
+        self.steps(at).iter().fold(0_u32, |sum, step| sum.saturating_add(of_step(step))).min(places)
+    }
+
+    /// The steps that a feed brings tasks of.
+    fn steps(&self, at: usize) -> &[String] {
+        let inbox = self.feeds.get(at).and_then(|feed| feed.inbox.as_ref());
+        inbox.map_or(&self.worker.order, |inbox| &inbox.deliveries.spec.steps)
     }
 
     /// What a feed may take now: a fair part of the room, but one place for every other that may have something any moment. None:
@@ -228,8 +271,7 @@ impl<'a> Shift<'a> {
         let waiting = others().filter(|(_, other)| !other.is_busy()).count() as u32;
         let busy = others().filter(|(_, other)| other.is_busy()).count() as u32 + 1;
         let max = (room.saturating_sub(waiting) / busy).max(1);
-        let steps = feed.inbox.as_ref().map_or(&self.worker.order, |inbox| &inbox.deliveries.spec.steps);
-        let rooms = steps.iter().map(|step| (step.clone(), self.worker.room_of_step(step, &self.load).min(max)));
+        let rooms = self.steps(at).iter().map(|step| (step.clone(), self.worker.room_of_step(step, &self.load).min(max)));
         let rooms: BTreeMap<_, _> = rooms.filter(|(_, room)| *room > 0).collect();
         let max = rooms.values().fold(0_u32, |sum, room| sum.saturating_add(*room)).min(max);
         (max > 0).then_some(Reserved { max, rooms })
@@ -247,10 +289,10 @@ impl<'a> Shift<'a> {
     /// Begins a claim of due tasks of the table, and sets room aside for what it brings.
     fn claim(&mut self, share: Reserved) {
         self.load.reserve(&share);
-        self.hopeful = false;
+        self.claimed = self.claimed.wrapping_add(1);
         let settings = &self.worker.settings;
         // The first place goes round, so that no step waits for ever.
-        let steps = self.worker.order.iter().cycle().skip(self.turn % self.worker.order.len().max(1));
+        let steps = self.worker.order.iter().cycle().skip(self.claimed % self.worker.order.len().max(1));
         let steps = steps.take(self.worker.order.len()).filter_map(|step| Some((step.clone(), *share.rooms.get(step)?)));
         let request = ClaimRequest {
             pipeline: settings.pipeline.clone(),
@@ -260,19 +302,28 @@ impl<'a> Shift<'a> {
             lease: settings.lease,
             worker: settings.name.clone(),
         };
-        let (tasks, sent) = (&self.worker.services.tasks, Instant::now());
-        self.claims.push(Box::pin(async move { (share, sent, tasks.claim_next(request).await) }));
+        let (tasks, sent) = (&self.worker.services.tasks, (share, Instant::now(), self.news));
+        self.claims.push(Box::pin(async move { (sent, claim(tasks.as_ref(), request).await) }));
     }
 
     /// A claim was answered: what it brought begins.
-    pub(super) fn claimed(&mut self, (share, sent, claimed): Answered) {
+    pub(super) fn claimed(&mut self, ((share, sent, news), claimed): Answered) {
         self.load.release(&share);
+        self.turn = TABLE + 1;
+        let longest = self.longest_wait();
         let Some(table) = self.feeds.get_mut(TABLE) else { return };
         match claimed {
-            Ok(claims) => {
+            Ok((claims, due)) => {
+                let due = due.map_or(longest, |ms| longest.min(Duration::from_millis(ms.max(1))));
+                self.due = self.due.min(Instant::now() + due);
+                self.found = !claims.is_empty();
+                if self.found {
+                    self.in_vain.clear();
+                } else if news == self.news {
+                    self.in_vain.extend(share.rooms.into_keys());
+                }
                 table.looked(sent, claims.is_empty(), false);
                 table.succeeded();
-                self.hopeful |= !claims.is_empty();
                 if !claims.is_empty() {
                     reach(Point::AfterClaim);
                 }
@@ -285,7 +336,7 @@ impl<'a> Shift<'a> {
             Err(error) => {
                 tracing::warn!(%error, "no tasks could be claimed; trying again");
                 table.failed();
-                self.hopeful = true;
+                self.in_vain.clear();
             }
         }
     }
@@ -300,7 +351,7 @@ impl<'a> Shift<'a> {
             (false, true) => LOOK,
             (false, false) => SHORT_LOOK,
         };
-        let wait = if self.until == Until::Stopped { wait } else { wait.min(LOOK_FOR_END) };
+        let wait = wait.min(self.longest_wait());
         let wanted = Look { max: share.max, wait };
         let (worker, closing) = (Arc::clone(self.worker), self.closing.clone());
         let phase = self.looks.spawn(async move { receive(&worker, &inbox, wanted, &closing).await });
@@ -332,6 +383,7 @@ impl<'a> Shift<'a> {
         let Some(feed) = self.feeds.get_mut(at) else { return };
         let Some((room, began)) = feed.ended(id) else { return };
         self.load.release(&room);
+        self.turn = at + 1;
         match looked {
             Ok((_, Ok(Brought::Messages(messages)))) => {
                 feed.looked(began, messages.is_empty(), elsewhere);
@@ -364,7 +416,8 @@ impl<'a> Shift<'a> {
         match errand {
             Errand::Run(claimed, sent) => {
                 let slot = self.load.start(claimed.step.clone(), true);
-                self.running.spawn(async move { execute(&worker, *claimed, sent, slot, delivery).await });
+                // Boxed: the runtime moves a future as it is spawned and again as it is joined, and this one is large.
+                self.running.spawn(Box::pin(async move { execute(&worker, *claimed, sent, slot, delivery).await }));
             }
             Errand::Finish(unfinished) => {
                 let slot = self.load.start(String::new(), false);
@@ -376,30 +429,37 @@ impl<'a> Shift<'a> {
     /// Waits for anything that may change what can be begun.
     async fn wait(&mut self) {
         let (worker, tasks) = (self.worker, &self.worker.services.tasks);
-        let look = if self.until == Until::Stopped { LOOK } else { LOOK_FOR_END };
-        let may_claim = self.share(TABLE).is_some();
-        let due = if may_claim { tasks.next_due(&worker.settings.pipeline).await.ok().flatten() } else { None };
-        let look = due.map_or(look, |ms| look.min(Duration::from_millis(ms.max(1))));
         // A moment that is over by now is not to be missed: the next turn begins that look. Without room there is nothing to wake for.
         let resting = worker.order.iter().filter_map(|step| worker.rests_until(step, self.served));
         let pausing = self.feeds.iter().map(|feed| feed.not_before).filter(|until| *until > self.served);
-        let now = Instant::now();
         let gathering = self.feeds.iter().enumerate().filter_map(|(at, feed)| feed.gathering.filter(|_| self.share(at).is_some()));
-        let wake = resting.chain(pausing).chain(gathering).min().map_or(now + LOOK, |until| until.min(now + LOOK));
+        let due = self.share(TABLE).map(|_| self.due);
+        let latest = Instant::now() + self.longest_wait();
+        let wake = resting.chain(pausing).chain(gathering).chain(due).min().map_or(latest, |until| until.min(latest));
         tokio::select! {
             biased;
-            () = self.drain.cancelled() => return,
+            () = self.drain.cancelled() => {}
+            // Before what goes on all the time where there is much to do; and without room too, which a look may hold for long.
+            news = tasks.wait_for_work(self.news, LOOK) => {
+                if news != self.news {
+                    self.news = news;
+                    self.in_vain.clear();
+                }
+            }
             () = self.load.wait_for_place() => {
                 // Tasks that were claimed together are often done together: one claim for all their places.
                 yield_now().await;
             }
             Some(ended) = self.running.join_next() => self.load.ended(ended),
-            Some(answered) = self.claims.next() => return self.claimed(answered),
-            Some(looked) = self.looks.join_next_with_id() => return self.looked(looked),
-            () = tasks.wait_for_work(look), if may_claim => {}
+            Some(answered) = self.claims.next() => self.claimed(answered),
+            Some(looked) = self.looks.join_next_with_id() => self.looked(looked),
             () = sleep_until(wake) => {}
         }
-        self.hopeful = true;
+    }
+
+    /// Longest wait for anything.
+    fn longest_wait(&self) -> Duration {
+        if self.until == Until::Stopped { LOOK } else { LOOK_FOR_END }
     }
 
     // `&mut`: the claims under way can be sent to another thread, but not shared with one.
@@ -418,4 +478,12 @@ impl<'a> Shift<'a> {
             },
         }
     }
+}
+
+/// Claims; and, where there is nothing, asks when there may be: every lease and every task that is due later counts.
+async fn claim(tasks: &dyn TaskStore, request: ClaimRequest) -> Result<(Vec<Claimed>, Option<u64>), StoreError> {
+    let pipeline = request.pipeline.clone();
+    let claimed = tasks.claim_next(request).await?;
+    let due = if claimed.is_empty() { tasks.next_due(&pipeline).await.ok().flatten() } else { None };
+    Ok((claimed, due))
 }

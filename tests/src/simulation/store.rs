@@ -175,10 +175,11 @@ impl TaskStore for FaultyTaskStore {
         self.store().bury_committed(key, error).await
     }
 
-    async fn wait_for_work(&self, at_most: Duration) {
+    async fn wait_for_work(&self, seen: u64, at_most: Duration) -> u64 {
         self.process.gate().await;
-        self.store().wait_for_work(at_most).await;
+        let news = self.store().wait_for_work(seen, at_most).await;
         self.process.gate().await;
+        news
     }
 
     async fn depth(&self, pipeline: &str) -> Result<Depth, StoreError> {

@@ -52,8 +52,6 @@ struct Shared {
     /// in every run.
     version: AtomicU64,
     news: Notify,
-    /// The version that the last waiter returned with.
-    returned: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -89,7 +87,6 @@ impl MemoryTaskStore {
             machine: Mutex::new(machine),
             version: AtomicU64::new(0),
             news: Notify::new(),
-            returned: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -190,17 +187,14 @@ impl TaskStore for MemoryTaskStore {
         Ok(())
     }
 
-    /// What was told since the last wait returned counts as well: it may have come after the caller's claim and before this call.
-    async fn wait_for_work(&self, at_most: Duration) {
+    async fn wait_for_work(&self, seen: u64, at_most: Duration) -> u64 {
         let mut news = pin!(self.shared.news.notified());
         news.as_mut().enable();
-        let seen = self.shared.version.load(Ordering::Acquire);
-        if self.shared.returned.swap(seen, Ordering::AcqRel) < seen {
-            return;
+        if self.shared.version.load(Ordering::Acquire) == seen {
+            // A timeout is an answer too.
+            tokio::time::timeout(at_most, news).await.ok();
         }
-        // A timeout is an answer too.
-        tokio::time::timeout(at_most, news).await.ok();
-        self.shared.returned.store(self.shared.version.load(Ordering::Acquire), Ordering::Release);
+        self.shared.version.load(Ordering::Acquire)
     }
 
     async fn depth(&self, pipeline: &str) -> Result<Depth, StoreError> {

@@ -1,6 +1,6 @@
 //! Waking those who wait for work, in one process.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -8,15 +8,13 @@ use tokio::sync::{Notify, watch};
 #[derive(Debug)]
 pub(super) struct Changed {
     version: watch::Sender<u64>,
-    /// The version that the last waiter returned with.
-    returned: AtomicU64,
     waiters: AtomicUsize,
     first_waiter: Notify,
 }
 
 impl Changed {
     pub fn new() -> Self {
-        Self { version: watch::Sender::new(0), returned: AtomicU64::new(0), waiters: AtomicUsize::new(0), first_waiter: Notify::new() }
+        Self { version: watch::Sender::new(0), waiters: AtomicUsize::new(0), first_waiter: Notify::new() }
     }
 
     /// There may be new work.
@@ -24,18 +22,15 @@ impl Changed {
         self.version.send_modify(|version| *version += 1);
     }
 
-    /// Waits until there may be new work. What was told since the last wait returned counts as well: it may have come after the
-    /// caller's claim and before this call.
-    pub async fn wait(&self, at_most: Duration) {
+    /// Waits until there is another version than the one `seen`, and returns it.
+    pub async fn wait(&self, seen: u64, at_most: Duration) -> u64 {
         let mut version = self.version.subscribe();
-        let seen = *version.borrow_and_update();
-        if self.returned.swap(seen, Ordering::AcqRel) < seen {
-            return;
+        if *version.borrow() == seen {
+            let _waiting = Waiting::new(self);
+            // The sender lives as long as `self`, and a timeout is an answer too.
+            tokio::time::timeout(at_most, version.wait_for(|version| *version != seen)).await.ok();
         }
-        let _waiting = Waiting::new(self);
-        // The sender lives as long as `self`, and a timeout is an answer too.
-        tokio::time::timeout(at_most, version.changed()).await.ok();
-        self.returned.store(*version.borrow(), Ordering::Release);
+        *self.version.borrow()
     }
 
     /// Returns once somebody waits.

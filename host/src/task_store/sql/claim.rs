@@ -40,7 +40,7 @@ SELECT EXISTS (SELECT 1 FROM {texts $2} s {join} tasks t {index tasks_ready}
 pub(super) static PROMOTE: Statement = Statement::new(
     "
 WITH c AS MATERIALIZED (SELECT id FROM tasks {index tasks_later} WHERE state = 'QUEUED' AND due = 0 AND queue IS NULL AND not_before <= $1
-                        ORDER BY not_before LIMIT $2 {skip locked tasks})
+                        ORDER BY not_before {limit $2} {skip locked tasks})
 UPDATE tasks SET due = 1 WHERE id IN (SELECT id FROM c)",
 );
 
@@ -49,7 +49,7 @@ pub(super) static HEAD: Statement = Statement::new(
     "
 SELECT {json id crashes priority fair} FROM (
     SELECT id, crashes, priority, fair FROM tasks {index tasks_ready}
-    WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}) c",
+    WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 ORDER BY priority DESC, fair, id {limit $3} {skip locked tasks}) c",
 );
 
 /// The same among the tasks of one job, which the index holds too: $4 tenant, $5 job id.
@@ -58,7 +58,7 @@ static HEAD_OF_JOB: Statement = Statement::new(
 SELECT {json id crashes priority fair} FROM (
     SELECT id, crashes, priority, fair FROM tasks {index tasks_ready}
     WHERE state = 'QUEUED' AND due = 1 AND pipeline = $1 AND step = $2 AND job = (SELECT id FROM jobs WHERE tenant = $4 AND job_id = $5)
-    ORDER BY priority DESC, fair, id LIMIT $3 {skip locked tasks}) c",
+    ORDER BY priority DESC, fair, id {limit $3} {skip locked tasks}) c",
 );
 
 /// What was picked, as it will be once it is leased: $1 numbers, $2 length up to which a message comes along. The rows are locked, or
@@ -193,12 +193,14 @@ pub(super) async fn claim(tx: &mut Tx<'_>, requests: &[&ClaimRequest], lapsed: &
             lease: request.lease,
         }));
     }
-    // Others skipped these, because they were locked here.
-    tx.enqueued |= tx.has_rivals() && lines.values().any(|line| !line.is_empty());
+    // Others skipped these, because they were locked here; and those whose time has come.
+    tx.enqueued |= tx.has_rivals() && (tx.overdue.waits || lines.values().any(|line| !line.is_empty()));
     let mut claimed: Vec<Vec<Claimed>> = requests.iter().map(|_| Vec::new()).collect();
     for (request, task) in take(tx, &picks).await? {
-        if let (Some(answer), Ok(task)) = (claimed.get_mut(request), task) {
-            answer.push(task);
+        match (claimed.get_mut(request), task) {
+            (Some(answer), Ok(task)) => answer.push(task),
+            // An answer without it may be empty, though more is in line.
+            _ => tx.enqueued = true,
         }
     }
     Ok(claimed)

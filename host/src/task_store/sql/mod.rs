@@ -127,8 +127,8 @@ impl<Kind: Send + Sync> TaskStore for SqlTaskStore<Kind> {
         self.writer.ask(Request::BuryCommitted(key, error)).await.map(drop)
     }
 
-    async fn wait_for_work(&self, at_most: Duration) {
-        self.changed.wait(at_most).await;
+    async fn wait_for_work(&self, seen: u64, at_most: Duration) -> u64 {
+        self.changed.wait(seen, at_most).await
     }
 
     async fn depth(&self, pipeline: &str) -> Result<Depth, StoreError> {

@@ -331,6 +331,28 @@ async fn table_and_queue_take_turns() {
     served.stop().await;
 }
 
+/// A look waits a moment for room for several messages; where that room never comes, not each look does.
+#[tokio::test]
+async fn short_tasks_beside_long_ones_are_not_held_up() {
+    let (place, tray) = (Place::in_memory(), Arc::<Tray>::default());
+    for i in 0..15 {
+        tray.put(message(&format!("long{i}"), json!({"until_cancelled": true}))).await;
+    }
+    let served = place.serve(&tray, |setting| setting.concurrency = 16);
+    while place.script.runs.load(Ordering::Relaxed) < 15 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let began = Instant::now();
+    for i in 0..200 {
+        tray.put(message(&format!("short{i}"), json!({}))).await;
+    }
+    while tray.acknowledged.load(Ordering::Relaxed) < 200 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}; a wait of 20 ms for each takes 4 s", began.elapsed());
+    served.stop().await;
+}
+
 /// One place only: the queue is served though the table could fill it, and the table though the queue is empty.
 #[tokio::test]
 async fn one_place_is_enough_for_both() {
@@ -344,6 +366,21 @@ async fn one_place_is_enough_for_both() {
         answered(&tray).await;
     }
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    served.stop().await;
+}
+
+/// The same of a step with one place beside another that has room, of which the table is asked meanwhile.
+#[tokio::test]
+async fn a_step_is_asked_for_once_a_look_gives_its_place_back() {
+    let (place, tray) = (Place::in_memory(), Arc::<Tray>::default());
+    let served = place.serve(&tray, |setting| (setting.concurrency, setting.step_concurrency, setting.two_steps) = (8, Some(1), true));
+    let began = Instant::now();
+    for i in 0..4 {
+        sleep(Duration::from_millis(100)).await;
+        place.submit(&format!("row{i}"), json!({})).await;
+        place.wait_for(&format!("row{i}"), TaskState::Done).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     served.stop().await;
 }
 

@@ -138,6 +138,8 @@ struct Setting {
     lease: Duration,
     concurrency: u32,
     step_concurrency: Option<u32>,
+    /// Whether there is a second step, of which no task ever comes.
+    two_steps: bool,
     fed_idle: Duration,
     delivery: Delivery,
     queues: Vec<QueueSpec>,
@@ -148,7 +150,7 @@ impl Default for Setting {
     fn default() -> Self {
         let (lease, fed_idle) = (Duration::from_secs(60), Duration::from_secs(300));
         let (delivery, queues, accept) = (Delivery::Table, Vec::new(), Accept::default());
-        Self { lease, concurrency: 4, step_concurrency: None, fed_idle, delivery, queues, accept }
+        Self { lease, concurrency: 4, step_concurrency: None, two_steps: false, fed_idle, delivery, queues, accept }
     }
 }
 
@@ -169,7 +171,7 @@ impl Place {
     }
 
     fn worker_as(&self, setting: Setting) -> Arc<Worker> {
-        let Setting { lease, concurrency, step_concurrency, fed_idle, delivery, queues, accept } = setting;
+        let Setting { lease, concurrency, step_concurrency, two_steps, fed_idle, delivery, queues, accept } = setting;
         let retry = RetryPolicy { first: Duration::from_millis(20), max: Duration::from_millis(40) };
         let settings = Settings {
             pipeline: "p".into(),
@@ -190,20 +192,22 @@ impl Place {
             ..Routes::default()
         };
         let limits = Limits { cancel_grace: Duration::from_millis(200), ..Limits::default() };
-        let step = StepSpec {
-            name: "s".into(),
-            concurrency: step_concurrency,
+        let routes = Arc::new(routes);
+        let step = |(name, concurrency): (&str, Option<u32>)| StepSpec {
+            name: name.into(),
+            concurrency,
             retry: None,
-            limits,
-            routes: Arc::new(routes),
+            limits: limits.clone(),
+            routes: Arc::clone(&routes),
             read: Vec::new(),
-            accept,
+            accept: accept.clone(),
             secrets: BTreeMap::new(),
             functions: BTreeMap::from([("costly".to_owned(), Some(Arc::new(doubling(DOUBLINGS))))]),
             params: None,
         };
         let services = Services { objects: Arc::clone(&self.objects), tasks: Arc::clone(&self.store) };
-        Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), vec![step], queues)
+        let steps = [("s", step_concurrency)].into_iter().chain(two_steps.then_some(("other", None))).map(step).collect();
+        Worker::new(settings, services, Arc::new(Cast(Arc::clone(&self.script))), steps, queues)
     }
 
     /// A job with one task, of that function if any, whose outputs go to the folder `at`.

@@ -72,13 +72,13 @@ async fn many_may_open_at_once() {
 async fn what_another_process_enqueues_wakes_within_milliseconds() {
     let Some((here, dsn)) = fresh().await else { return };
     let elsewhere = PostgresTaskStore::open(&dsn).await.unwrap();
-    let mut waits = Vec::new();
+    let (mut waits, mut seen) = (Vec::new(), 0);
     for n in 0..10 {
         while !here.claim_next(request(LONG)).await.unwrap().is_empty() {}
-        here.wait_for_work(Duration::from_millis(40)).await;
+        seen = here.wait_for_work(seen, Duration::from_millis(40)).await;
         let waiting = here.clone();
         let wait = tokio::spawn(async move {
-            waiting.wait_for_work(Duration::from_secs(10)).await;
+            waiting.wait_for_work(seen, Duration::from_secs(10)).await;
             Instant::now()
         });
         tokio::time::sleep(Duration::from_millis(30)).await;
@@ -164,11 +164,11 @@ async fn a_server_that_dies_and_comes_back_is_found_again() {
     // The listener is back as well.
     let elsewhere = PostgresTaskStore::open(&dsn).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
-    store.wait_for_work(Duration::from_millis(1)).await;
+    let seen = store.wait_for_work(0, Duration::ZERO).await;
     let (waited, ()) = tokio::join!(
         async {
             let began = Instant::now();
-            store.wait_for_work(Duration::from_secs(20)).await;
+            store.wait_for_work(seen, Duration::from_secs(20)).await;
             began.elapsed()
         },
         async {
@@ -219,7 +219,7 @@ async fn no_statement_of_the_hot_path_scans() {
         (&super::super::sweep::LEFTOVERS, "1, 1, 1"),
         (&super::super::sweep::CLAIMS, "'[]'"),
         (&super::super::views::INPUTS, "'t', 'i', 1, 0"),
-        (&super::super::submit::OCCUPIED, "'[]', '[]'"),
+        (&super::super::submit::OCCUPIED, "'[]', '[]', '[]'"),
         (&super::super::submit::CHOSEN, "'[]', '[]'"),
     ];
     for (number, (statement, values)) in statements.into_iter().enumerate() {

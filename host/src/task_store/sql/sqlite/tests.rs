@@ -51,13 +51,13 @@ async fn many_may_open_at_once() {
 async fn what_another_process_enqueues_wakes_within_milliseconds() {
     let (here, folder) = fresh().await;
     let elsewhere = SqliteTaskStore::open(&file(&folder), Durability::Normal).await.unwrap();
-    let mut waits = Vec::new();
+    let (mut waits, mut seen) = (Vec::new(), 0);
     for n in 0..10 {
         while !here.claim_next(request(Duration::from_secs(60))).await.unwrap().is_empty() {}
-        here.wait_for_work(Duration::from_millis(40)).await;
+        seen = here.wait_for_work(seen, Duration::from_millis(40)).await;
         let waiting = here.clone();
         let wait = tokio::spawn(async move {
-            waiting.wait_for_work(Duration::from_secs(10)).await;
+            waiting.wait_for_work(seen, Duration::from_secs(10)).await;
             Instant::now()
         });
         tokio::time::sleep(Duration::from_millis(30)).await;
