@@ -221,6 +221,8 @@ async fn hooks(worker: &Arc<Worker>, run: &Run) -> Result<Answer, Fault> {
     called.map_err(|fault| fault_of(fault, &run.scope))
 }
 
+/// With other tasks held off where it is to run alone: setting an instance up may be what kills the process.
+///
 /// An instance is taken by who has a thread for it, and no sooner: of tasks that begin together most would hold one that waits, and
 /// each would need its own.
 async fn on_an_instance(worker: &Worker, step: &str, work: &Arc<Work>, scope: &Arc<Scope>) -> Result<Answer, GuestFault> {

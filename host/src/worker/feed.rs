@@ -107,10 +107,10 @@ impl Feed {
         false
     }
 
-    /// There is all the room that its next look can want.
+    /// There is all the room that its next look can want. Half of what was learnt stays: another feed may have taken it the other times.
     pub fn has_gathered(&mut self) {
         if self.gathering.take().is_some() {
-            self.hasty = (0, 0);
+            self.hasty = (self.hasty.0 / 2, 0);
         }
     }
 

@@ -55,6 +55,9 @@ pub(super) type Answered = (Sent, Result<(Vec<Claimed>, Option<u64>), StoreError
 const GATHERED_PART: u32 = 8;
 const GATHERED: u32 = 64;
 
+/// Milliseconds after which a claim that found nothing is repeated where the store did not say when something falls due.
+const ASK_AGAIN: u64 = 100;
+
 /// How many times its places a worker may have under way, with those tasks that wait for the store to commit and end them: while it
 /// is slow, no more are claimed.
 const UNDER_WAY: u32 = 2;
@@ -182,10 +185,11 @@ impl<'a> Shift<'a> {
             while let Some(looked) = self.looks.try_join_next_with_id() {
                 self.looked(looked);
             }
-            self.serve();
+            // Before the next claim is sent: where there is news all the time, one is always under way after that.
             if self.running.is_empty() && self.claims.is_empty() && self.feeds.iter().all(|feed| feed.idle) && self.is_over().await {
                 return;
             }
+            self.serve();
             self.wait().await;
         }
     }
@@ -484,6 +488,6 @@ impl<'a> Shift<'a> {
 async fn claim(tasks: &dyn TaskStore, request: ClaimRequest) -> Result<(Vec<Claimed>, Option<u64>), StoreError> {
     let pipeline = request.pipeline.clone();
     let claimed = tasks.claim_next(request).await?;
-    let due = if claimed.is_empty() { tasks.next_due(&pipeline).await.ok().flatten() } else { None };
+    let due = if claimed.is_empty() { tasks.next_due(&pipeline).await.unwrap_or(Some(ASK_AGAIN)) } else { None };
     Ok((claimed, due))
 }

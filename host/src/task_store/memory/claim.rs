@@ -21,6 +21,7 @@ impl Tx<'_> {
         self.lapse();
         for id in self.rows.tasks.now_due(&request.pipeline, self.now) {
             self.rows.tasks.update(id, |task| task.due = true);
+            self.enqueued = true;
         }
         let picked = self.pick(request);
         picked.into_iter().filter_map(|id| self.lease(id, request.lease, &request.worker)).collect()

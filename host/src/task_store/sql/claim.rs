@@ -193,8 +193,8 @@ pub(super) async fn claim(tx: &mut Tx<'_>, requests: &[&ClaimRequest], lapsed: &
             lease: request.lease,
         }));
     }
-    // Others skipped these, because they were locked here; and those whose time has come.
-    tx.enqueued |= tx.has_rivals() && (tx.overdue.waits || lines.values().any(|line| !line.is_empty()));
+    // What has come to its time is there for everybody; and others skipped what was locked here.
+    tx.enqueued |= tx.overdue.waits || (tx.has_rivals() && lines.values().any(|line| !line.is_empty()));
     let mut claimed: Vec<Vec<Claimed>> = requests.iter().map(|_| Vec::new()).collect();
     for (request, task) in take(tx, &picks).await? {
         match (claimed.get_mut(request), task) {

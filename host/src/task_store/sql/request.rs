@@ -117,7 +117,8 @@ impl<T> Kind<T> {
     }
 }
 
-/// Applies a batch in one transaction: one statement per table and kind, claims last, so that they find what the others left.
+/// Applies a batch in one transaction: one statement per table and kind, claims last, so that they find what the others left. Statements
+/// may be left that go with its end.
 pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Outcome>, Fault> {
     let mut outcomes: Vec<Outcome> = batch.iter().map(|_| Ok(Answer::Nothing)).collect();
     let takes_back = batch.iter().any(|r| matches!(r, Request::Claim(_) | Request::Admit(..) | Request::Sweep(_)));
@@ -154,7 +155,6 @@ pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Out
         let answers = claim::claim(tx, &claims.members, &lapsed).await?;
         claims.answer(&mut outcomes, answers, Answer::Claimed);
     }
-    tx.flush().await?;
     Ok(outcomes)
 }
 

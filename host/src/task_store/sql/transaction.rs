@@ -109,7 +109,7 @@ impl<'c> Tx<'c> {
     }
 
     /// Everything that was asked for has been done when this returns.
-    pub async fn flush(&mut self) -> Result<(), Fault> {
+    async fn flush(&mut self) -> Result<(), Fault> {
         self.db().flush().await
     }
 

@@ -66,7 +66,8 @@ pub(super) struct Link {
 impl Link {
     /// Takes the write lock; [`Fault::Busy`] where another process has it. The clock is read under it.
     pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
-        if self.is_gone {
+        let is_anew = self.is_gone;
+        if is_anew {
             let (path, durability) = &self.reopen;
             self.connection = open::reopen(path, *durability).await?;
             self.is_gone = false;
@@ -82,7 +83,8 @@ impl Link {
                 return Err(fault);
             }
         };
-        let elsewhere = self.watch.saw(clock.version);
+        // Of what others wrote before it was opened a connection tells nothing.
+        let elsewhere = self.watch.saw(clock.version) || is_anew;
         Ok(Tx::new(Inner::Sqlite(&mut self.connection), &clock, elsewhere))
     }
 
