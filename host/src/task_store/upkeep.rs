@@ -25,6 +25,8 @@ pub struct Leftover {
     /// What is to go: the folders below it that the claims of this task may have made. Whatever else lies in `_attempts/` is somebody
     /// else's, who has the prefix by now.
     pub folders: Vec<String>,
+    /// Whether a lease of it lapsed. By its own clock, which is not the store's, that claim's worker may still write, for a lease at most.
+    pub lapsed: bool,
 }
 
 /// What a sweep goes by.

@@ -28,11 +28,11 @@ pub use step::StepSpec;
 use crate::guest::{Guests, Services};
 use crate::task::children::{Delivery, NewTask};
 use crate::task::hooks::TaskError;
-use crate::task::id::JobKey;
+use crate::task::id::{JobKey, TaskKey};
 use crate::task::retry::RetryPolicy;
 use heartbeat::Heartbeats;
 use load::Load;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -83,6 +83,8 @@ pub struct Worker {
     hurry: CancellationToken,
     /// Rung when tasks have ended here: the outbox may have something.
     ended: Notify,
+    /// Tasks of which a lease lapsed: when their attempts were first removed.
+    removed: Mutex<HashMap<TaskKey, Instant>>,
     /// Held while messages of the outbox are on their way.
     sending: tokio::sync::Mutex<()>,
 }
@@ -117,6 +119,7 @@ impl Worker {
             company: RwLock::new(()),
             hurry: CancellationToken::new(),
             ended: Notify::new(),
+            removed: Mutex::default(),
             sending: tokio::sync::Mutex::default(),
         })
     }

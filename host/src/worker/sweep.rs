@@ -6,13 +6,16 @@ use crate::failpoint::{Point, reach};
 use crate::object_store::ObjectError;
 use crate::task::uri::Uri;
 use crate::task_store::{IdleQueue, Leftover, SweepRequest};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Most tasks of a kind handled in one sweep.
 const BATCH: u32 = 256;
+
+/// Most tasks of which it is remembered when their attempts were first removed. Beyond that all are removed once more.
+const MOST_REMEMBERED: usize = 10_000;
 
 /// Sweeps for as long as the worker runs: as it begins, so that one that only ever runs for a moment leaves nothing behind for good, and
 /// every third of a lease, but at least every ten seconds.
@@ -66,12 +69,32 @@ async fn remove_folders(worker: &Worker, leftover: &Leftover) -> Result<(), Obje
     Ok(())
 }
 
+/// Whether nothing can come after what was just removed. Where a lease lapsed, its worker may go on until its own clock stops it, and the
+/// store's clock tells nothing of that: it may have been moved. So what is removed of such a task counts once a lease has passed since the
+/// first time, by the clock here; until then it is listed again.
+fn is_final(worker: &Worker, leftover: &Leftover) -> bool {
+    if !leftover.lapsed {
+        return true;
+    }
+    let mut removed = worker.removed.lock().unwrap_or_else(PoisonError::into_inner);
+    if removed.len() >= MOST_REMEMBERED {
+        removed.clear();
+    }
+    let first = *removed.entry(leftover.key.clone()).or_insert_with(Instant::now);
+    let is_final = first.elapsed() > worker.settings.lease;
+    if is_final {
+        removed.remove(&leftover.key);
+    }
+    is_final
+}
+
 /// Removes attempts of tasks that have ended.
 async fn remove(worker: &Worker, leftovers: Vec<Leftover>) {
     let mut gone = Vec::new();
     for leftover in leftovers {
         match remove_folders(worker, &leftover).await {
-            Ok(()) => gone.push(leftover.key),
+            Ok(()) if is_final(worker, &leftover) => gone.push(leftover.key),
+            Ok(()) => {}
             Err(error) => tracing::warn!(%error, "old attempts could not be removed; trying again later"),
         }
     }

@@ -200,7 +200,8 @@ impl Tx<'_> {
                 // Listed again a lease later unless somebody says that they are gone.
                 task.leftover = Some(now - lease);
                 let folders = task.claims.iter().map(|claim| attempt_folder(claim.epoch, &claim.owner)).collect();
-                Leftover { key: task.key.clone(), output_prefix: task.made.output_prefix.clone(), folders }
+                let lapsed = task.claims.iter().any(|claim| claim.ended.as_deref() == Some("lapsed"));
+                Leftover { key: task.key.clone(), output_prefix: task.made.output_prefix.clone(), folders, lapsed }
             })
         });
         let leftovers = leftovers.collect();

@@ -42,8 +42,9 @@ RETURNING id, tenant, task_id, output_prefix",
 );
 
 /// The claims of tasks, $1.
-pub(super) static CLAIMS: Statement =
-    Statement::new("SELECT c.task, c.epoch, c.owner FROM {ints $1} w {join} claims c ON c.task = w.value");
+pub(super) static CLAIMS: Statement = Statement::new(
+    "SELECT c.task, c.epoch, c.owner, CASE WHEN c.ended = 'lapsed' THEN 1 ELSE 0 END FROM {ints $1} w {join} claims c ON c.task = w.value",
+);
 
 /// Whether a sweep would find anything; false spares a transaction.
 pub(super) async fn anything(db: &mut Db<'_>, request: &SweepRequest) -> Result<bool, Fault> {
@@ -74,15 +75,17 @@ async fn leftovers(tx: &mut Tx<'_>, lease: i64, limit: u32) -> Result<Vec<Leftov
         return Ok(Vec::new());
     }
     let ids: Vec<i64> = rows.iter().map(|(id, ..)| *id).collect();
-    let mut folders: HashMap<i64, Vec<String>> = HashMap::new();
-    let mut claims: Vec<(i64, i64, String)> = tx.rows(&CLAIMS, args![array(&ids)?]).await?;
+    let mut folders: HashMap<i64, (Vec<String>, bool)> = HashMap::new();
+    let mut claims: Vec<(i64, i64, String, i32)> = tx.rows(&CLAIMS, args![array(&ids)?]).await?;
     claims.sort();
-    for (task, epoch, owner) in claims {
-        folders.entry(task).or_default().push(attempt_folder(epoch.unsigned_abs(), &owner));
+    for (task, epoch, owner, is_lapsed) in claims {
+        let (folders, lapsed) = folders.entry(task).or_default();
+        folders.push(attempt_folder(epoch.unsigned_abs(), &owner));
+        *lapsed |= is_lapsed == 1;
     }
     let leftover = |(id, tenant, task_id, output_prefix): (i64, String, String, String)| {
-        let folders = folders.remove(&id).unwrap_or_default();
-        Leftover { key: TaskKey::new(tenant, task_id), output_prefix, folders }
+        let (folders, lapsed) = folders.remove(&id).unwrap_or_default();
+        Leftover { key: TaskKey::new(tenant, task_id), output_prefix, folders, lapsed }
     };
     Ok(rows.into_iter().map(leftover).collect())
 }
