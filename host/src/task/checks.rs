@@ -109,7 +109,7 @@ pub(super) fn as_body(value: &Value) -> Option<(&Value, &Value)> {
 
 /// An input is one object.
 pub fn input_uri(uri: &Uri) -> Result<(), String> {
-    if uri.is_prefix() { Err(format!("'{uri}' names no object: it ends with '/'")) } else { Ok(()) }
+    if uri.is_prefix() { Err(format!("'{}' names no object: it ends with '/'", uri.shown())) } else { Ok(()) }
 }
 
 fn output_prefix(uri: &Uri) -> Result<(), String> {

@@ -239,7 +239,7 @@ fn child_of(
     if let Some(text) = &next.input_uri {
         let uri = Uri::parse(text).and_then(|uri| checks::input_uri(&uri).map(|()| uri)).map_err(|e| fault("bad-child", e))?;
         if !readable(&uri) {
-            let why = format!("input_uri '{uri}' is neither readable by its parent nor an output of it");
+            let why = format!("input_uri '{}' is neither readable by its parent nor an output of it", uri.shown());
             return Err(fault("child-input-denied", why));
         }
         message.input_uri = Some(text.clone());

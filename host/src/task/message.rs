@@ -402,6 +402,10 @@ mod tests {
         let long_key = format!(r#"{{"{}": 1}}"#, "k".repeat(1 << 20));
         let faults = decode(&long_key).unwrap_err();
         assert!(faults.iter().all(|f| f.pointer.len() <= 512 && f.message.len() < 256), "{}", faults[0].message.len());
+        // Nor is a long address.
+        let long_prefix = format!(r#"{{"job_id":"a","task_id":"b","params":{{}},"input_uri":"s3://pictures/{}/"}}"#, "k".repeat(1000));
+        let faults = decode(&long_prefix).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].message.contains("names no object") && faults[0].message.len() < 256, "{faults:?}");
     }
 
     #[test]

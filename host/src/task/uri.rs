@@ -25,10 +25,7 @@ impl Uri {
     pub fn parse(text: &str) -> Result<Self, String> {
         match fault_of(text) {
             None => Ok(Self(text.to_owned())),
-            Some(why) => {
-                let shown: String = text.chars().take(80).collect();
-                Err(format!("address '{}' {why}", shown.escape_debug()))
-            }
+            Some(why) => Err(format!("address '{}' {why}", shown(text))),
         }
     }
 
@@ -54,6 +51,11 @@ impl Uri {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The text as an error shows it: no more than its first 80 characters.
+    pub fn shown(&self) -> impl fmt::Display + '_ {
+        shown(&self.0)
     }
 
     /// The local path, if this is a `file:` address.
@@ -108,6 +110,11 @@ impl fmt::Display for Uri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+fn shown(text: &str) -> impl fmt::Display + '_ {
+    let end = text.char_indices().nth(80).map_or(text.len(), |(end, _)| end);
+    text.get(..end).unwrap_or(text).escape_debug()
 }
 
 /// What keeps a text from being an address.

@@ -264,8 +264,8 @@ pub const MUTANTS: &[Mutant] = &[
         "leases that still run count as lapsed",
         &[
             (
-                "WHERE state = 'PROCESSING' AND lease_until < $1 ORDER BY lease_until LIMIT $2",
-                "WHERE state = 'PROCESSING' ORDER BY lease_until LIMIT $2",
+                "WHERE state = 'PROCESSING' AND lease_until < $1 ORDER BY lease_until {limit $2}",
+                "WHERE state = 'PROCESSING' ORDER BY lease_until {limit $2}",
             ),
             ("AND state = 'PROCESSING' AND lease_until < $1\nRETURNING", "AND state = 'PROCESSING'\nRETURNING"),
         ],
@@ -293,6 +293,6 @@ pub const MUTANTS: &[Mutant] = &[
     of_sql(
         "sql-turns-not-taken",
         "the tasks of a big job come before those of a small one",
-        &[("ORDER BY priority DESC, fair, id LIMIT $3", "ORDER BY priority DESC, id LIMIT $3")],
+        &[("ORDER BY priority DESC, fair, id {limit $3}", "ORDER BY priority DESC, id {limit $3}")],
     ),
 ];

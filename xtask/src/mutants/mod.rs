@@ -230,3 +230,17 @@ fn build(copy: &Path) -> Result<Tests, String> {
     };
     Ok(Tests { simulation: program("all", "test")?, conformance: program("wasm_worker", "lib")? })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it, a text that has moved on shows only when the breaks are built, at the very end of a test run.
+    #[test]
+    fn every_break_finds_its_text() {
+        let copy = std::env::temp_dir().join(format!("mutants-{}", std::process::id()));
+        let written = write_copy(&copy);
+        remove(&copy).and_then(|()| remove(&copy.with_extension("new"))).unwrap();
+        written.unwrap();
+    }
+}
