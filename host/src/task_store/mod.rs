@@ -19,7 +19,7 @@ pub use entry::{Admission, Feed, NewJob, Refused, Submitted};
 pub use memory::MemoryTaskStore;
 pub use run::{Applied, Beat, ClaimRequest, Claimed, Commit, Heartbeat, Settlement};
 pub use sql::{Durability, PostgresTaskStore, SqlTaskStore, SqliteTaskStore};
-pub use upkeep::{IdleQueue, Leftover, Outgoing, Pruned, SweepRequest, Swept, Unfinished};
+pub use upkeep::{IdleQueue, LAPSED_LATELY, Leftover, Outgoing, Pruned, SweepRequest, Swept, Unfinished};
 pub use views::{ClaimView, DeadLetter, DeadLetterFilter, Depth, JobView, TaskFilter, TaskView};
 
 use crate::task::hooks::{Input, TaskError};

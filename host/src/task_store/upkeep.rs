@@ -15,6 +15,9 @@ pub struct Unfinished {
     pub manifest: Manifest,
 }
 
+/// For how long it matters to sweepers that a lease lapsed: far longer than a worker that lost it may go on, and than clocks are put right by.
+pub const LAPSED_LATELY: Duration = Duration::from_secs(3600);
+
 /// Attempts that have outlived their task.
 #[derive(Debug, Clone)]
 pub struct Leftover {
@@ -25,7 +28,8 @@ pub struct Leftover {
     /// What is to go: the folders below it that the claims of this task may have made. Whatever else lies in `_attempts/` is somebody
     /// else's, who has the prefix by now.
     pub folders: Vec<String>,
-    /// Whether a lease of it lapsed. By its own clock, which is not the store's, that claim's worker may still write, for a lease at most.
+    /// Whether a lease of it lapsed within [`LAPSED_LATELY`]. By its own clock, which is not the store's, that claim's worker may still
+    /// write, for a lease at most.
     pub lapsed: bool,
 }
 

@@ -370,6 +370,10 @@ async fn stage_result(worker: &Worker, run: &Run, payload: &Payload) -> Result<M
     }
     let broken = |e: String| Fault::Broken(TaskError::new("bad-prefix", e));
     let at = run.prefix.join(&format!("{}result", run.scope.attempt_folder())).map_err(broken)?;
+    // The process may have stood still since the hooks: what is staged after the lease is seen by no sweep.
+    if run.scope.check().is_err() {
+        return Err(fault_of(GuestFault::Stopped, &run.scope));
+    }
     worker.services.objects.put(&at, &bytes).await.map_err(|e| storage_fault(&e))?;
     Ok(ManifestEntry { name, content_type, size: bytes.len() as u64, sha256: sha256(&bytes), place: Place::Staged("result".into()) })
 }

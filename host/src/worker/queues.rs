@@ -115,7 +115,7 @@ impl QueueSpec {
         if let Some(prefix) = parsed(&message.output_prefix) {
             let of_jobs = area.join("jobs/").is_ok_and(|jobs| jobs.covers(&prefix) || prefix.covers(&jobs));
             if !area.covers(&prefix) || (of_jobs && !job_prefix.covers(&prefix)) {
-                let text = format!("must lie below {area}, and among the jobs only below {job_prefix}");
+                let text = format!("must lie below {}, and among the jobs only below {}", area.shown(), job_prefix.shown());
                 violations.push(Violation::at("/output_prefix", text));
             }
             // The host puts tasks below the names of steps, and what is its own below such as begin with `_`.
@@ -128,7 +128,7 @@ impl QueueSpec {
         if let Some(input) = parsed(&message.input_uri) {
             let mut readable = std::iter::once(area).chain(&step.read).chain(&self.inputs);
             if !readable.any(|granted| granted.covers(&input)) {
-                let text = format!("'{input}' is nothing that messages of queue '{}' may name", self.name);
+                let text = format!("'{}' is nothing that messages of queue '{}' may name", input.shown(), self.name);
                 violations.push(Violation::at("/input_uri", text));
             }
         }

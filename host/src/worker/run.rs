@@ -58,6 +58,9 @@ const GATHERED: u32 = 64;
 /// Milliseconds after which a claim that found nothing is repeated where the store did not say when something falls due.
 const ASK_AGAIN: u64 = 100;
 
+/// How long it is waited for that answer.
+const LATE: Duration = Duration::from_millis(500);
+
 /// How many times its places a worker may have under way, with those tasks that wait for the store to commit and end them: while it
 /// is slow, no more are claimed.
 const UNDER_WAY: u32 = 2;
@@ -488,6 +491,10 @@ impl<'a> Shift<'a> {
 async fn claim(tasks: &dyn TaskStore, request: ClaimRequest) -> Result<(Vec<Claimed>, Option<u64>), StoreError> {
     let pipeline = request.pipeline.clone();
     let claimed = tasks.claim_next(request).await?;
-    let due = if claimed.is_empty() { tasks.next_due(&pipeline).await.unwrap_or(Some(ASK_AGAIN)) } else { None };
-    Ok((claimed, due))
+    if !claimed.is_empty() {
+        return Ok((claimed, None));
+    }
+    // Until this is answered the claim holds its room.
+    let due = timeout(LATE, tasks.next_due(&pipeline)).await;
+    Ok((claimed, due.ok().and_then(Result::ok).unwrap_or(Some(ASK_AGAIN))))
 }

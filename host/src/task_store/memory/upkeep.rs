@@ -7,7 +7,10 @@ use crate::task::Millis;
 use crate::task::id::TaskKey;
 use crate::task::lease::attempt_folder;
 use crate::task::state::{JobState, TaskState};
-use crate::task_store::{DeadLetter, DeadLetterFilter, IdleQueue, Leftover, Outgoing, Pruned, StoreError, SweepRequest, Swept, Unfinished};
+use crate::task_store::{
+    ClaimView, DeadLetter, DeadLetterFilter, IdleQueue, LAPSED_LATELY, Leftover, Outgoing, Pruned, StoreError, SweepRequest, Swept,
+    Unfinished,
+};
 use std::time::Duration;
 
 /// How long a message may be under way before it counts as lost though nothing is known of its queue: an hour.
@@ -200,7 +203,9 @@ impl Tx<'_> {
                 // Listed again a lease later unless somebody says that they are gone.
                 task.leftover = Some(now - lease);
                 let folders = task.claims.iter().map(|claim| attempt_folder(claim.epoch, &claim.owner)).collect();
-                let lapsed = task.claims.iter().any(|claim| claim.ended.as_deref() == Some("lapsed"));
+                let is_late =
+                    |claim: &ClaimView| claim.ended.as_deref() == Some("lapsed") && claim.ended_at > Some(now - millis(LAPSED_LATELY));
+                let lapsed = task.claims.iter().any(is_late);
                 Leftover { key: task.key.clone(), output_prefix: task.made.output_prefix.clone(), folders, lapsed }
             })
         });

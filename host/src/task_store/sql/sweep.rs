@@ -10,7 +10,7 @@ use super::run_end::millis;
 use super::transaction::Tx;
 use crate::task::id::TaskKey;
 use crate::task::lease::attempt_folder;
-use crate::task_store::{Leftover, SweepRequest, Swept, Unfinished};
+use crate::task_store::{LAPSED_LATELY, Leftover, SweepRequest, Swept, Unfinished};
 use std::collections::HashMap;
 
 /// Whether a sweep would find anything, without a write lock: $1 length of a lease, $2 how long fed jobs may be idle, ms.
@@ -41,9 +41,11 @@ UPDATE tasks SET leftover = $1 - $2 WHERE id IN (SELECT id FROM c)
 RETURNING id, tenant, task_id, output_prefix",
 );
 
-/// The claims of tasks, $1.
+/// The claims of tasks, $1; and whether their leases have lapsed since $2.
 pub(super) static CLAIMS: Statement = Statement::new(
-    "SELECT c.task, c.epoch, c.owner, CASE WHEN c.ended = 'lapsed' THEN 1 ELSE 0 END FROM {ints $1} w {join} claims c ON c.task = w.value",
+    "
+SELECT c.task, c.epoch, c.owner, CASE WHEN c.ended = 'lapsed' AND c.ended_at > $2 THEN 1 ELSE 0 END
+FROM {ints $1} w {join} claims c ON c.task = w.value",
 );
 
 /// Whether a sweep would find anything; false spares a transaction.
@@ -76,7 +78,7 @@ async fn leftovers(tx: &mut Tx<'_>, lease: i64, limit: u32) -> Result<Vec<Leftov
     }
     let ids: Vec<i64> = rows.iter().map(|(id, ..)| *id).collect();
     let mut folders: HashMap<i64, (Vec<String>, bool)> = HashMap::new();
-    let mut claims: Vec<(i64, i64, String, i32)> = tx.rows(&CLAIMS, args![array(&ids)?]).await?;
+    let mut claims: Vec<(i64, i64, String, i32)> = tx.rows(&CLAIMS, args![array(&ids)?, tx.now - millis(LAPSED_LATELY)]).await?;
     claims.sort();
     for (task, epoch, owner, is_lapsed) in claims {
         let (folders, lapsed) = folders.entry(task).or_default();

@@ -32,34 +32,83 @@ async fn a_sweep_finishes_what_was_committed() {
     assert_eq!(place.script.runs.load(Ordering::Relaxed), 0);
 }
 
+/// Claims a new task, whose outputs go to `shared/`, and does nothing with it.
+async fn claim(place: &Place, id: &str) -> Lease {
+    let newcomer = place.job(id, serde_json::json!({"write": true}), None, "shared");
+    assert_eq!(place.store.submit(vec![newcomer]).await.unwrap(), [Submitted::Created]);
+    let steps = vec![("s".into(), 1)];
+    let request = ClaimRequest { pipeline: "p".into(), job: None, steps, limit: 1, lease: LEASE, worker: "w".into() };
+    place.store.claim_next(request).await.unwrap().remove(0).lease
+}
+
+/// A file of an attempt at it.
+fn staged(place: &Place, lease: &Lease) -> std::path::PathBuf {
+    place.folder.path().join("shared").join(lease.attempt_folder()).join("000001")
+}
+
+fn stage(place: &Place, lease: &Lease) {
+    let file = staged(place, lease);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "piece").unwrap();
+}
+
+/// How many jobs cannot be pruned, for what attempts of theirs may have left.
+async fn unswept(place: &Place) -> u64 {
+    place.store.prune(Duration::ZERO, 1000, true).await.unwrap().unswept
+}
+
+/// Where a lease lapsed, its worker may stage something after the attempts were removed: that goes with the second time, and only then
+/// it is done with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_of_a_lapsed_lease_are_removed_twice() {
+    let place = Place::new().await;
+    let lost = claim(&place, "old").await;
+    sleep(LEASE + Duration::from_millis(50)).await;
+    assert_eq!(place.run_down().await.ended["DONE"], 1);
+    let worker = place.worker(LEASE);
+    stage(&place, &lost);
+    for (pause, left) in [(LEASE * 2, 1), (LEASE, 0)] {
+        sleep(pause + Duration::from_millis(100)).await;
+        sweep::sweep(&worker, Vec::new()).await;
+        assert!(!staged(&place, &lost).exists());
+        assert_eq!(unswept(&place).await, left);
+        stage(&place, &lost);
+    }
+}
+
+/// More than one sweep takes is told, so that the next one follows at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_tells_that_there_is_more() {
+    let place = Place::new().await;
+    for i in 0..300 {
+        place.submit(&format!("j{i}"), serde_json::json!({})).await;
+    }
+    // Whoever ends them sweeps none of them: that would be two long leases later.
+    let run = place.worker(Duration::from_secs(60));
+    assert_eq!(run.run(Until::Empty, None, CancellationToken::new()).await.ended["DONE"], 300);
+    sleep(LEASE * 2 + Duration::from_millis(100)).await;
+    let worker = place.worker(LEASE);
+    assert!(sweep::sweep(&worker, Vec::new()).await);
+    assert_eq!(unswept(&place).await, 44);
+    assert!(!sweep::sweep(&worker, Vec::new()).await);
+    assert_eq!(unswept(&place).await, 0);
+}
+
 /// A prefix is free for others once its job has ended, and its attempts are swept two leases later: those of the others stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_leaves_the_attempts_of_whoever_has_the_prefix_now() {
     let place = Place::new().await;
-    let claim = async |id: &str| {
-        let newcomer = place.job(id, serde_json::json!({"write": true}), None, "shared");
-        assert_eq!(place.store.submit(vec![newcomer]).await.unwrap(), [Submitted::Created]);
-        let steps = vec![("s".into(), 1)];
-        let request = ClaimRequest { pipeline: "p".into(), job: None, steps, limit: 1, lease: LEASE, worker: "w".into() };
-        place.store.claim_next(request).await.unwrap().remove(0).lease
-    };
-    let staged = |lease: &Lease| place.folder.path().join("shared").join(lease.attempt_folder()).join("000001");
-    let stage = |lease: &Lease| {
-        let file = staged(lease);
-        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(&file, "piece").unwrap();
-    };
     // Its worker dies with a piece on the disk; another one ends it.
-    let lost = claim("old").await;
-    stage(&lost);
+    let lost = claim(&place, "old").await;
+    stage(&place, &lost);
     sleep(LEASE + Duration::from_millis(50)).await;
     assert_eq!(place.run_down().await.ended["DONE"], 1);
-    let live = claim("new").await;
-    stage(&live);
+    let live = claim(&place, "new").await;
+    stage(&place, &live);
     sleep(LEASE * 2 + Duration::from_millis(100)).await;
     sweep::sweep(&place.worker(LEASE), Vec::new()).await;
-    assert!(!staged(&lost).parent().unwrap().exists());
-    assert!(staged(&live).exists());
+    assert!(!staged(&place, &lost).parent().unwrap().exists());
+    assert!(staged(&place, &live).exists());
 }
 
 /// What a dead task has staged waits for its redrive: nobody else may move in where it belongs.

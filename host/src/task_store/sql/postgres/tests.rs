@@ -217,7 +217,7 @@ async fn no_statement_of_the_hot_path_scans() {
         (&super::super::sweep::ANYTHING, "1, 1"),
         (&super::super::sweep::UNFINISHED, "1, 1, 1"),
         (&super::super::sweep::LEFTOVERS, "1, 1, 1"),
-        (&super::super::sweep::CLAIMS, "'[]'"),
+        (&super::super::sweep::CLAIMS, "'[]', 1"),
         (&super::super::views::INPUTS, "'t', 'i', 1, 0"),
         (&super::super::submit::OCCUPIED, "'[]', '[]', '[]'"),
         (&super::super::submit::CHOSEN, "'[]', '[]'"),

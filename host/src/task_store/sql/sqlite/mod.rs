@@ -66,11 +66,11 @@ pub(super) struct Link {
 impl Link {
     /// Takes the write lock; [`Fault::Busy`] where another process has it. The clock is read under it.
     pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
-        let is_anew = self.is_gone;
-        if is_anew {
+        if self.is_gone {
             let (path, durability) = &self.reopen;
             self.connection = open::reopen(path, *durability).await?;
             self.is_gone = false;
+            self.watch.is_anew();
         }
         let mut later = Later::default();
         let mut db = Db::Sqlite(&mut self.connection, Some(&mut later));
@@ -83,8 +83,7 @@ impl Link {
                 return Err(fault);
             }
         };
-        // Of what others wrote before it was opened a connection tells nothing.
-        let elsewhere = self.watch.saw(clock.version) || is_anew;
+        let elsewhere = self.watch.saw(clock.version);
         Ok(Tx::new(Inner::Sqlite(&mut self.connection), &clock, elsewhere))
     }
 

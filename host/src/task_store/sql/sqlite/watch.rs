@@ -103,9 +103,14 @@ impl Watch {
         true
     }
 
-    /// Takes note of a `data_version`; true where it has changed.
+    /// Takes note of a `data_version`; true where it has changed, and for the first of a connection: that tells nothing of what others wrote before.
     pub fn saw(&mut self, version: i64) -> bool {
-        self.data_version.replace(version).is_some_and(|before| before != version)
+        self.data_version.replace(version) != Some(version)
+    }
+
+    /// The writer has another connection.
+    pub fn is_anew(&mut self) {
+        self.data_version = None;
     }
 }
 
