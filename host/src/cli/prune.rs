@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 const EXAMPLES: &str = "\
 Rows are removed, outputs are not: those are the jobs' own, in the bucket. Jobs with dead letters stay until `dlq redrive` or `dlq purge`.
-Jobs also stay until a worker has removed what their attempts left in the bucket, which it does two leases after their end.
+Jobs also stay until a worker has removed what their attempts left in the bucket: two leases after their end, where one died up to an hour.
 
 Examples:
   wasm-worker prune --dry-run
@@ -56,7 +56,7 @@ pub async fn run(globals: &Globals, args: &PruneArgs) -> Result<Exit, Failure> {
         print(&if args.dry_run { format!("{what} would be removed") } else { format!("{what} removed") })?;
         if pruned.unswept > 0 {
             let jobs = text::count(pruned.unswept, "job");
-            note(&format!("{jobs} as old stay: a worker removes what their attempts left, two leases after their end; prune again then"));
+            note(&format!("{jobs} as old stay: a worker removes what their attempts left, two leases after their end (an hour at most); prune again then"));
         }
     }
     if stop.is_cancelled() {
