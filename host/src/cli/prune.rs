@@ -56,7 +56,9 @@ pub async fn run(globals: &Globals, args: &PruneArgs) -> Result<Exit, Failure> {
         print(&if args.dry_run { format!("{what} would be removed") } else { format!("{what} removed") })?;
         if pruned.unswept > 0 {
             let jobs = text::count(pruned.unswept, "job");
-            note(&format!("{jobs} as old stay: a worker removes what their attempts left, two leases after their end (an hour at most); prune again then"));
+            note(&format!(
+                "{jobs} as old stay: a worker removes what their attempts left, two leases after their end (an hour at most); prune again then"
+            ));
         }
     }
     if stop.is_cancelled() {
