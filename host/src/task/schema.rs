@@ -6,7 +6,7 @@ use super::pointer::{MAX_VIOLATIONS, Violation, bounded};
 use jsonschema::PatternOptions;
 use serde_json::Value;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, Weak};
 
 /// Largest schema, bytes of JSON.
 const MAX_SCHEMA: usize = 256 << 10;
@@ -28,7 +28,7 @@ pub struct ParamsSchema {
     validator: jsonschema::Validator,
     has_references: bool,
     keywords: usize,
-    given_up: AtomicBool,
+    given_up: Mutex<Weak<()>>,
 }
 
 impl fmt::Debug for ParamsSchema {
@@ -52,7 +52,7 @@ impl ParamsSchema {
         let has_references = text.contains("\"$ref\"") || text.contains("\"$dynamicRef\"") || text.contains("\"$recursiveRef\"");
         let linear = PatternOptions::regex().size_limit(MAX_PATTERN);
         let validator = jsonschema::options().with_pattern_options(linear).build(schema).map_err(|e| cut(&e.to_string(), MAX_TEXT))?;
-        Ok(Self { validator, has_references, keywords: extent(schema).1, given_up: AtomicBool::new(false) })
+        Ok(Self { validator, has_references, keywords: extent(schema).1, given_up: Mutex::default() })
     }
 
     /// Whether a check may take long: references can fan out, so that a small schema means exponential work, and much of both schema
@@ -61,14 +61,15 @@ impl ParamsSchema {
         self.has_references || self.keywords.saturating_mul(extent(params).1) > CHEAP
     }
 
-    /// Notes that a check did not end in time. It cannot be stopped, so no other is begun.
-    pub fn give_up(&self) {
-        self.given_up.store(true, Ordering::Relaxed);
+    /// Notes that a check did not end in time. It cannot be stopped, so no other is begun for as long as it goes on, holding what `check`
+    /// points to.
+    pub fn give_up(&self, check: Weak<()>) {
+        *self.given_up.lock().unwrap_or_else(PoisonError::into_inner) = check;
     }
 
-    /// Whether a check did not end in time.
+    /// Whether a check that did not end in time goes on.
     pub fn is_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed)
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0
     }
 
     /// Every violation, with pointers below `/params`.

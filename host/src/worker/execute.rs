@@ -15,6 +15,8 @@ use crate::task::id::sha256;
 use crate::task::limits::cut;
 use crate::task::outcome::Fault;
 use crate::task::outputs::{self, INLINE_OUTPUT, METRICS_NAME, Manifest, ManifestEntry, Place, RunIdentity};
+use crate::task::pointer::Violation;
+use crate::task::schema::ParamsSchema;
 use crate::task::state::TaskState;
 use crate::task::uri::Uri;
 use crate::task_store::{Applied, Claimed, Commit, StoreError, Unfinished};
@@ -175,26 +177,38 @@ async fn validate(run: &Run) -> Result<(), Fault> {
         return if violations.is_empty() { Ok(()) } else { Err(Fault::Broken(TaskError::invalid(violations))) };
     };
     let params = Value::Object(run.claimed.message.params.clone());
-    let too_costly = || Fault::Broken(TaskError::new("schema-cost", "the guest's JSON Schema for params takes too long to check"));
-    violations.extend(if schema.is_given_up() {
-        return Err(too_costly());
-    } else if schema.is_costly(&params) {
-        let checking = Arc::clone(&schema);
-        match timeout(MAX_VALIDATION, spawn_blocking(move || checking.check(&params))).await {
-            Ok(Ok(violations)) => violations,
-            Ok(Err(_)) | Err(_) => {
-                schema.give_up();
-                return Err(too_costly());
-            }
-        }
-    } else {
-        schema.check(&params)
-    });
+    violations.extend(if schema.is_costly(&params) { check_aside(schema, params).await? } else { schema.check(&params) });
     if violations.is_empty() { Ok(()) } else { Err(Fault::Broken(TaskError::invalid(violations))) }
 }
 
-/// Longest check of a task's params against the guest's schema.
-const MAX_VALIDATION: Duration = Duration::from_secs(2);
+/// Longest check of a task's params against the guest's schema: two seconds, in pieces. Where the process stood still, it is one piece
+/// that was lost, and not the task.
+const VALIDATION_PIECE: Duration = Duration::from_millis(100);
+const MAX_VALIDATION_PIECES: u32 = 20;
+
+/// A check on a thread of its own.
+async fn check_aside(schema: Arc<ParamsSchema>, params: Value) -> Result<Vec<Violation>, Fault> {
+    let code = "schema-cost";
+    if schema.is_given_up() {
+        // That may be the other's fault alone.
+        return Err(Fault::Host(TaskError::new(code, "the guest's JSON Schema is still being checked for the params of another task")));
+    }
+    let (goes_on, checking) = (Arc::new(()), Arc::clone(&schema));
+    let held = Arc::clone(&goes_on);
+    let mut check = spawn_blocking(move || {
+        let _held = held;
+        checking.check(&params)
+    });
+    for _ in 0..MAX_VALIDATION_PIECES {
+        match timeout(VALIDATION_PIECE, &mut check).await {
+            Ok(Ok(violations)) => return Ok(violations),
+            Ok(Err(_)) => break,
+            Err(_) => {}
+        }
+    }
+    schema.give_up(Arc::downgrade(&goes_on));
+    Err(Fault::Broken(TaskError::new(code, "the guest's JSON Schema for params takes too long to check")))
+}
 
 /// Steps 2, 4 and 5, where guests run. A stopped run is left at once; its guest is not used again.
 async fn hooks(worker: &Arc<Worker>, run: &Run) -> Result<Answer, Fault> {

@@ -58,6 +58,9 @@ const GATHERED: u32 = 64;
 /// Milliseconds after which a claim that found nothing is repeated where the store did not say when something falls due.
 const ASK_AGAIN: u64 = 100;
 
+/// The shortest wait for what falls due: that may be there already, and cannot be had yet.
+const SHORTLY: Duration = Duration::from_millis(10);
+
 /// How long it is waited for that answer.
 const LATE: Duration = Duration::from_millis(500);
 
@@ -321,7 +324,7 @@ impl<'a> Shift<'a> {
         let Some(table) = self.feeds.get_mut(TABLE) else { return };
         match claimed {
             Ok((claims, due)) => {
-                let due = due.map_or(longest, |ms| longest.min(Duration::from_millis(ms.max(1))));
+                let due = due.map_or(longest, |ms| longest.min(Duration::from_millis(ms).max(SHORTLY)));
                 self.due = self.due.min(Instant::now() + due);
                 self.found = !claims.is_empty();
                 if self.found {

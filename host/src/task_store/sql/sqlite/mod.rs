@@ -4,6 +4,7 @@
 
 pub(super) mod fault;
 mod open;
+mod standstill;
 #[cfg(test)]
 mod tests;
 pub(super) mod watch;
@@ -19,9 +20,11 @@ use super::transaction::{CLOCK, Clock, Inner, Tx};
 use super::{SqlTaskStore, writer};
 use crate::task_store::StoreError;
 use sqlx::{Connection as _, SqliteConnection};
+use standstill::Standstill;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::time::Instant;
 use watch::Watch;
 
 /// A task store in one SQLite file. Clones share it.
@@ -41,7 +44,8 @@ impl SqliteTaskStore {
         let connection = open::writer(path, durability).await?;
         let readers = open::readers(path, durability).await?;
         let changed = Arc::new(Changed::new());
-        let link = Link { connection, is_gone: false, reopen: (path.to_owned(), durability), watch: Watch::new(path) };
+        let reopen = (path.to_owned(), durability);
+        let link = Link { connection, is_gone: false, reopen, watch: Watch::new(path), standstill: Standstill::default() };
         let writer = writer::start_one(link::Link::Sqlite(link), &changed);
         Ok(Self { writer, readers: Readers::Sqlite(readers), changed, _listener: None, kind: PhantomData })
     }
@@ -61,6 +65,7 @@ pub(super) struct Link {
     pub is_gone: bool,
     reopen: (PathBuf, Durability),
     pub watch: Watch,
+    standstill: Standstill,
 }
 
 impl Link {
@@ -75,7 +80,7 @@ impl Link {
         let mut later = Later::default();
         let mut db = Db::Sqlite(&mut self.connection, Some(&mut later));
         db.execute(sql!("BEGIN IMMEDIATE"), []).await?;
-        let clock: Clock = match db.one(&CLOCK, []).await {
+        let mut clock: Clock = match db.one(&CLOCK, []).await {
             Ok(clock) => clock,
             Err(fault) => {
                 // Nearly always it did not begin, and there is nothing to undo.
@@ -84,6 +89,9 @@ impl Link {
             }
         };
         let elsewhere = self.watch.saw(clock.version);
+        if self.standstill.is_over_lately(clock.now, Instant::now()) {
+            clock.overdue.leases = false;
+        }
         Ok(Tx::new(Inner::Sqlite(&mut self.connection), &clock, elsewhere))
     }
 

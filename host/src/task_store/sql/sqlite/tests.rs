@@ -91,6 +91,26 @@ async fn a_caller_who_goes_away_costs_no_crash() {
     }
 }
 
+/// A laptop that slept through the leases: their workers go on, and their heartbeats may come second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_that_a_standstill_ran_down_are_not_taken_back_at_once() {
+    let (store, folder) = fresh().await;
+    store.submit(vec![conformance::job("j")]).await.unwrap();
+    assert_eq!(store.claim_next(request(Duration::from_millis(1))).await.unwrap().len(), 1);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let path = file(&folder);
+    let (connection, reopen) = (super::open::writer(&path, Durability::Full).await.unwrap(), (path.clone(), Durability::Full));
+    let mut link = super::Link { connection, is_gone: false, reopen, watch: super::Watch::new(&path), standstill: Default::default() };
+    let mut overdue = Vec::new();
+    for hours in [0, 1, 0] {
+        let wall = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+        link.standstill.is_over_lately(wall - hours * 3_600_000, tokio::time::Instant::now());
+        overdue.push(link.begin().await.unwrap().overdue.leases);
+        link.connection.execute("ROLLBACK").await.unwrap();
+    }
+    assert_eq!(overdue, [true, false, false]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_the_database_rolled_back_by_itself_is_not_the_last() {
     let (store, folder) = fresh().await;
