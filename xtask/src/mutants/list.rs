@@ -176,8 +176,8 @@ pub const MUTANTS: &[Mutant] = &[
         "nobody finishes what a dead worker committed",
         &[Edit {
             file: "host/src/worker/sweep.rs",
-            find: "    for task in swept.unfinished {\n",
-            replace: "    for task in swept.unfinished {\n        if crate::mutant::is(\"sweeper-blind\") {\n            continue;\n        }\n",
+            find: "    let finish = async |task: Unfinished| {\n",
+            replace: "    let finish = async |task: Unfinished| {\n        if crate::mutant::is(\"sweeper-blind\") {\n            return;\n        }\n",
         }],
     ),
     of_code(
