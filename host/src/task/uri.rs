@@ -23,9 +23,13 @@ impl Uri {
     /// Checks `text` against the grammar: a known scheme, a bucket or an absolute path, segments that are neither empty nor
     /// `.` nor `..`, whichever dots and slashes they are written with, no control characters, no backslash, no `%`, `?` or `#`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        match fault_of(text) {
-            None => Ok(Self(text.to_owned())),
-            Some(why) => Err(format!("address '{}' {why}", shown(text))),
+        Self::checked(text.to_owned())
+    }
+
+    fn checked(text: String) -> Result<Self, String> {
+        match fault_of(&text) {
+            None => Ok(Self(text)),
+            Some(why) => Err(format!("address '{}' {why}", shown(&text))),
         }
     }
 
@@ -97,7 +101,8 @@ impl Uri {
 
     /// The address of `name` below this prefix. `name` must already be a checked relative name.
     pub fn join(&self, name: &str) -> Result<Self, String> {
-        Self::parse(&format!("{}{name}", self.as_prefix().0))
+        let slash = if self.is_prefix() { "" } else { "/" };
+        Self::checked([self.as_str(), slash, name].concat())
     }
 
     /// The last segment.

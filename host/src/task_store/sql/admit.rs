@@ -2,12 +2,12 @@
 //! tasks.
 
 use super::claim::{Noted, Pick, Ready, new_owner, note, runs_alone, take};
-use super::database::{args, array, columns};
+use super::database::{Asked, args, array, columns};
 use super::dialect::sql;
 use super::fault::Fault;
 use super::lapse::{self, Lapsed};
 use super::run_end::{lease_of, millis};
-use super::submit::{self, Born, Entered, Entering, Way};
+use super::submit::{self, Born, Entered, Entering, Met, Way};
 use super::transaction::Tx;
 use crate::task::children::Delivery;
 use crate::task::hooks::TaskError;
@@ -60,7 +60,9 @@ pub(super) async fn admit(tx: &mut Tx<'_>, requests: &[Arrivals<'_>], lapsed: &[
     for (call, (jobs, lease, worker)) in requests.iter().enumerate() {
         all.extend(jobs.iter().map(|job| Arrival { job, lease: *lease, worker, call }));
     }
-    let known = rows(tx, &all).await?;
+    let jobs: Vec<&NewJob> = all.iter().map(|arrival| arrival.job).collect();
+    let (rows, met) = submit::meet::<Row>(tx, &jobs, ask_rows(&all)?).await?;
+    let known: Rows = rows.into_iter().map(|row| ((row.tenant.clone(), row.task_id.clone()), row)).collect();
     let mut decided = Decided::new(all.len());
     let mut new = Vec::new();
     for (place, arrival) in all.iter().enumerate() {
@@ -74,7 +76,7 @@ pub(super) async fn admit(tx: &mut Tx<'_>, requests: &[Arrivals<'_>], lapsed: &[
         }
     }
     let waits = decided.let_one_go_alone(&all);
-    enter(tx, &new, &waits, &mut decided).await?;
+    enter(tx, &new, met, &waits, &mut decided).await?;
     let Decided { mut answers, picks, unfinished, letters } = decided;
     keep(tx, &letters).await?;
     for (place, task) in take(tx, &picks).await? {
@@ -109,13 +111,19 @@ fn key_of(job: &NewJob) -> (String, String) {
 
 /// Stores what is new, each with its place among the answers, and leased where it can run now: nothing of it need be read again.
 /// `waits`: calls in which something else goes alone.
-async fn enter<'a>(tx: &mut Tx<'_>, new: &[(usize, Arrival<'a>)], waits: &HashSet<usize>, decided: &mut Decided<'a>) -> Result<(), Fault> {
+async fn enter<'a>(
+    tx: &mut Tx<'_>,
+    new: &[(usize, Arrival<'a>)],
+    met: Met<'_>,
+    waits: &HashSet<usize>,
+    decided: &mut Decided<'a>,
+) -> Result<(), Fault> {
     let lease = |arrival: &Arrival<'_>| (!waits.contains(&arrival.call)).then(|| (new_owner(), arrival.lease));
     let entering: Vec<Entering<'_>> = new.iter().map(|(_, arrival)| Entering { job: arrival.job, lease: lease(arrival) }).collect();
     if entering.is_empty() {
         return Ok(());
     }
-    let entered = submit::submit(tx, &entering, Way::Broker).await?;
+    let entered = submit::enter(tx, &entering, met, Way::Broker).await?;
     let mut first: HashMap<(String, String), Born> = HashMap::new();
     let mut noted = Vec::new();
     for (((place, arrival), entering), Entered { answer, born }) in new.iter().zip(&entering).zip(entered) {
@@ -167,7 +175,7 @@ fn claimed_of(job: &NewJob, born: Born, owner: &str, now: i64) -> Claimed {
     }
 }
 
-async fn rows(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<Rows, Fault> {
+fn ask_rows(all: &[Arrival<'_>]) -> Result<Asked, Fault> {
     let ids: Vec<(&str, &str)> = all.iter().map(|a| (a.job.tenant.as_str(), a.job.root.task_id.as_str())).collect();
     let find = sql!(
         "SELECT {json tenant task_id pipeline step queue parent payload_hash state not_before lease_until id crashes priority fair} FROM (\
@@ -175,8 +183,7 @@ async fn rows(tx: &mut Tx<'_>, all: &[Arrival<'_>]) -> Result<Rows, Fault> {
                    t.lease_until, t.id, t.crashes, t.priority, t.fair \
             FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id) c"
     );
-    let rows: Vec<Row> = tx.json(find, args![array(&ids)?]).await?;
-    Ok(rows.into_iter().map(|row| ((row.tenant.clone(), row.task_id.clone()), row)).collect())
+    Ok((find, args![array(&ids)?].into()))
 }
 
 /// What is to become of each message, by its place.

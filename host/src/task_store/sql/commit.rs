@@ -122,8 +122,10 @@ pub(super) async fn commit(tx: &mut Tx<'_>, commits: &[&Commit], changes: &mut C
         if !cancelled {
             applied.insert(&commit.lease);
         }
-        if row.ended == 1 {
-            changes.live(held.job, held.grp, -1);
+        match (row.ended == 1, held.path.is_empty()) {
+            (true, true) => changes.root(held.job, held.grp),
+            (true, false) => changes.live(held.job, held.grp, -1),
+            (false, _) => {}
         }
         if row.state == "DONE" && held.stopping == 0 && !commit.children.is_empty() {
             changes.parent(parent_of(held, &commit.lease.key.tenant, row.counted, commit.children.clone()));

@@ -45,6 +45,9 @@ impl From<&String> for Arg {
     }
 }
 
+/// A statement that hands its rows over by `{json}`, with values for its parameters.
+pub(super) type Asked = (&'static Statement, Vec<Arg>);
+
 /// Values for `$1`, `$2`, …
 macro_rules! args {
     ($($value:expr),* $(,)?) => {
@@ -124,6 +127,10 @@ impl Db<'_> {
     /// had to say would wake this thread once more.
     pub async fn row<T: Row>(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<Option<T>, Fault> {
         let text = statement.text(self.dialect());
+        self.first(text, args).await
+    }
+
+    async fn first<T: Row>(&mut self, text: impl SqlSafeStr, args: impl IntoIterator<Item = Arg>) -> Result<Option<T>, Fault> {
         Ok(match self {
             Self::Sqlite(connection, later) => {
                 let (text, args) = after(later, text, args);
@@ -148,6 +155,21 @@ impl Db<'_> {
     ) -> Result<Vec<T>, Fault> {
         let (rows,): (String,) = self.one(statement, args).await?;
         Ok(serde_json::from_str(&rows)?)
+    }
+
+    /// All rows of several such statements as one value, a list of their lists: one way to the database and back for all of them.
+    pub async fn json_of<T: DeserializeOwned>(&mut self, asked: impl IntoIterator<Item = Asked>) -> Result<T, Fault> {
+        let (mut text, mut args) = ("SELECT '['".to_owned(), Vec::new());
+        for (n, (statement, values)) in asked.into_iter().enumerate() {
+            text.push_str(if n == 0 { " || (" } else { " || ',' || (" });
+            push_renumbered(&mut text, statement.text(self.dialect()), args.len());
+            text.push(')');
+            args.extend(values);
+        }
+        text.push_str(" || ']'");
+        let lists: Option<(String,)> = self.first(AssertSqlSafe(text), args).await?;
+        let (lists,) = lists.ok_or(sqlx::Error::RowNotFound)?;
+        Ok(serde_json::from_str(&lists)?)
     }
 
     /// All rows of a statement that was put together.

@@ -47,12 +47,21 @@ struct Delta {
     job: i64,
     live: i64,
     leaves: i64,
+    /// A `then` may wait for it.
+    is_inner: bool,
 }
 
 impl Changes {
     /// `tasks` tasks of a group ended (negative) or came to life again (positive).
     pub fn live(&mut self, job: i64, group: i64, tasks: i64) {
         self.group(job, group).live += tasks;
+    }
+
+    /// A root task ended: of its group nothing waits for the end.
+    pub fn root(&mut self, job: i64, group: i64) {
+        let delta = self.groups.entry(group).or_default();
+        delta.job = job;
+        delta.live -= 1;
     }
 
     /// This task ended with children.
@@ -75,6 +84,7 @@ impl Changes {
     fn group(&mut self, job: i64, group: i64) -> &mut Delta {
         let delta = self.groups.entry(group).or_default();
         delta.job = job;
+        delta.is_inner = true;
         delta
     }
 }
@@ -294,7 +304,10 @@ async fn count_groups(tx: &mut Tx<'_>, groups: &BTreeMap<i64, Delta>) -> Result<
          FROM {rows $1 id:int live:int leaves:int} c WHERE groups.id = c.id"
     );
     tx.execute(count, args![array(&rows)?]).await?;
-    let ids: Vec<&i64> = groups.keys().collect();
+    let ids: Vec<i64> = groups.iter().filter(|(_, delta)| delta.is_inner).map(|(group, _)| *group).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let over = sql!(
         "SELECT {json then_task} FROM (\
             SELECT g.then_task FROM {ints $1} w {join} groups g ON g.id = w.value WHERE g.live = 0 AND g.then_task IS NOT NULL) c"

@@ -1,12 +1,11 @@
 //! New rows of `tasks`, and the tags by which the jobs of a step take turns.
 
-use super::database::{args, array, columns};
+use super::database::{Asked, args, array, columns};
 use super::dialect::{Statement, sql};
 use super::fault::Fault;
 use super::transaction::Tx;
 use crate::task::children::{Delivery, NewTask};
 use crate::task::state::TaskState;
-use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
 /// Bytes of JSON per insert: keeps one statement's parameter far below SQLite's bound of 1 GB.
@@ -28,7 +27,7 @@ pub(super) struct NewRow<'a> {
     pub path: String,
     pub is_input: bool,
     pub waits: Option<i64>,
-    /// Owner and end of its first lease, where it begins with one: PROCESSING.
+    /// Owner and end of its first lease, where it begins with one: a root task, PROCESSING.
     pub lease: Option<(&'a str, i64)>,
 }
 
@@ -58,8 +57,6 @@ columns! {
         on_failure: Option<String>,
         ended_at: Option<i64>,
         output_prefix: &'a str,
-        owner: Option<&'a str>,
-        lease_until: Option<i64>,
     }
 }
 
@@ -74,61 +71,94 @@ FROM {rows $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step
       ended_at:int output_prefix:text} c",
 );
 
-/// The same, leased as they come.
+columns! {
+    /// A root task that is leased as it comes. What is the same for all of them is not handed over: the database looks for each value.
+    struct LeasedColumns<'a> {
+        id: i64,
+        job: i64,
+        grp: i64,
+        tenant: &'a str,
+        task_id: &'a str,
+        pipeline: &'a str,
+        step: &'a str,
+        key: &'a str,
+        payload_hash: &'a str,
+        not_before: i64,
+        priority: u8,
+        fair: i64,
+        max_attempts: u32,
+        queue: Option<&'a str>,
+        on_failure: Option<String>,
+        output_prefix: &'a str,
+        owner: &'a str,
+        lease_until: i64,
+    }
+}
+
 static INSERT_LEASED: Statement = Statement::new(
     "
 INSERT INTO tasks (id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
-                   max_attempts, parent, path, is_input, waits, queue, sent_at, on_failure, output_prefix, created_at,
-                   epoch, owner, lease_until, claimed_at)
-SELECT id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, state, due, not_before, priority, fair,
-       max_attempts, parent, path, is_input, waits, queue, CASE WHEN queue IS NOT NULL THEN $2 END, on_failure, output_prefix, $2,
-       1, owner, lease_until, $2
-FROM {rows $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step:text key:text payload_hash:text state:text due:int
-      not_before:int priority:int fair:int max_attempts:int parent:int path:text is_input:int waits:int queue:text on_failure:text
-      ended_at:int output_prefix:text owner:text lease_until:int} c",
+                   max_attempts, path, is_input, queue, sent_at, on_failure, output_prefix, created_at, epoch, owner, lease_until,
+                   claimed_at)
+SELECT id, job, grp, tenant, task_id, pipeline, step, key, payload_hash, 'PROCESSING', 0, not_before, priority, fair,
+       max_attempts, '', 0, queue, CASE WHEN queue IS NOT NULL THEN $2 END, on_failure, output_prefix, $2, 1, owner, lease_until, $2
+FROM {rows $1 id:int job:int grp:int tenant:text task_id:text pipeline:text step:text key:text payload_hash:text not_before:int
+      priority:int fair:int max_attempts:int queue:text on_failure:text output_prefix:text owner:text lease_until:int} c",
 );
 
 static INSERT_MESSAGES: Statement =
     Statement::new("INSERT INTO messages (task, message) SELECT task, message FROM {rows $1 task:int message:text} c");
 
-/// Inserts rows, their messages apart: those that wait in the order given, before those that are leased.
+/// Inserts rows, their messages apart; each kind in the order given.
 pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fault> {
-    for (statement, is_leased) in [(&INSERT, false), (&INSERT_LEASED, true)] {
-        let (mut tasks, mut messages) = (Array::new(), Array::new());
-        for row in rows.iter().filter(|row| row.lease.is_some() == is_leased) {
-            let columns = columns(row, tx.now)?;
-            tx.enqueued |= row.state == TaskState::Queued && columns.queue.is_none();
-            tasks.push(&columns)?;
-            messages.push(&(row.id, row.task.message.to_json()))?;
-            if tasks.0.len() + messages.0.len() > CHUNK {
-                flush(tx, statement, &mut tasks, &mut messages).await?;
+    let (mut waiting, mut leased) = (Insert::by(&INSERT), Insert::by(&INSERT_LEASED));
+    for row in rows {
+        let (insert, columns) = match row.lease {
+            None => {
+                let columns = columns(row, tx.now)?;
+                tx.enqueued |= row.state == TaskState::Queued && columns.queue.is_none();
+                (&mut waiting, serde_json::to_string(&columns)?)
             }
+            Some(lease) => (&mut leased, serde_json::to_string(&leased_columns(row, lease, tx.now)?)?),
+        };
+        insert.tasks.push(&columns);
+        insert.messages.push(&serde_json::to_string(&(row.id, row.task.message.to_json()))?);
+        if insert.tasks.0.len() + insert.messages.0.len() > CHUNK {
+            insert.flush(tx).await?;
         }
-        flush(tx, statement, &mut tasks, &mut messages).await?;
     }
-    Ok(())
+    waiting.flush(tx).await?;
+    leased.flush(tx).await
 }
 
-async fn flush(tx: &mut Tx<'_>, insert: &'static Statement, tasks: &mut Array, messages: &mut Array) -> Result<(), Fault> {
-    if tasks.0.is_empty() {
-        return Ok(());
+/// Rows of one kind, until there are enough for a statement.
+struct Insert {
+    by: &'static Statement,
+    tasks: Array,
+    messages: Array,
+}
+
+impl Insert {
+    fn by(by: &'static Statement) -> Self {
+        Self { by, tasks: Array(String::new()), messages: Array(String::new()) }
     }
-    tx.execute(insert, args![tasks.take(), tx.now]).await?;
-    tx.execute(&INSERT_MESSAGES, args![messages.take()]).await
+
+    async fn flush(&mut self, tx: &mut Tx<'_>) -> Result<(), Fault> {
+        if self.tasks.0.is_empty() {
+            return Ok(());
+        }
+        tx.execute(self.by, args![self.tasks.take(), tx.now]).await?;
+        tx.execute(&INSERT_MESSAGES, args![self.messages.take()]).await
+    }
 }
 
 /// A JSON array that grows row by row, so that its length is known.
 struct Array(String);
 
 impl Array {
-    fn new() -> Self {
-        Self(String::new())
-    }
-
-    fn push(&mut self, row: &impl Serialize) -> Result<(), Fault> {
+    fn push(&mut self, row: &str) {
         self.0.push(if self.0.is_empty() { '[' } else { ',' });
-        self.0.push_str(&serde_json::to_string(row)?);
-        Ok(())
+        self.0.push_str(row);
     }
 
     fn take(&mut self) -> String {
@@ -144,14 +174,22 @@ pub(super) fn not_before(task: &NewTask, now: i64) -> i64 {
     now.saturating_add(delay).max(task.message.not_before.unwrap_or(0))
 }
 
-fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
-    let task = row.task;
-    let not_before = not_before(task, now);
-    let queue = match &task.delivery {
-        Delivery::Queue(queue) => Some(queue.as_str()),
+/// The broker's queue that carries a task's message.
+fn queue(task: &NewTask) -> Option<&str> {
+    match &task.delivery {
+        Delivery::Queue(queue) => Some(queue),
         // A foreign task never becomes a row.
         Delivery::Table | Delivery::Foreign(_) => None,
-    };
+    }
+}
+
+fn on_failure(task: &NewTask) -> Result<Option<String>, Fault> {
+    Ok(task.on_failure.as_ref().map(serde_json::to_string).transpose()?)
+}
+
+fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
+    let task = row.task;
+    let (not_before, queue) = (not_before(task, now), queue(task));
     Ok(Columns {
         id: row.id,
         job: row.job,
@@ -173,11 +211,33 @@ fn columns<'a>(row: &'a NewRow<'a>, now: i64) -> Result<Columns<'a>, Fault> {
         is_input: u8::from(row.is_input),
         waits: row.waits,
         queue,
-        on_failure: task.on_failure.as_ref().map(serde_json::to_string).transpose()?,
+        on_failure: on_failure(task)?,
         ended_at: row.state.is_ended().then_some(now),
         output_prefix: &task.output_prefix,
-        owner: row.lease.map(|(owner, _)| owner),
-        lease_until: row.lease.map(|(_, until)| until),
+    })
+}
+
+fn leased_columns<'a>(row: &'a NewRow<'a>, (owner, lease_until): (&'a str, i64), now: i64) -> Result<LeasedColumns<'a>, Fault> {
+    let task = row.task;
+    Ok(LeasedColumns {
+        id: row.id,
+        job: row.job,
+        grp: row.group,
+        tenant: row.tenant,
+        task_id: &task.task_id,
+        pipeline: row.pipeline,
+        step: &task.step,
+        key: &task.key,
+        payload_hash: &task.payload_hash,
+        not_before: not_before(task, now),
+        priority: task.priority.min(9),
+        fair: row.fair,
+        max_attempts: task.max_attempts,
+        queue: queue(task),
+        on_failure: on_failure(task)?,
+        output_prefix: &task.output_prefix,
+        owner,
+        lease_until,
     })
 }
 
@@ -240,27 +300,22 @@ pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
     tx.execute(keep, args![array(&kept)?]).await
 }
 
-/// The virtual time of lanes, for tasks that begin a job: one task is not worth a turn of its own.
-pub(super) async fn assign_first(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Result<(), Fault> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let lane_of = |row: &NewRow<'_>| (row.pipeline.to_owned(), row.task.step.clone(), row.task.priority.min(9));
-    let mut lanes: Vec<(String, String, u8)> = rows.iter().map(lane_of).collect();
-    lanes.sort();
-    lanes.dedup();
-    let numbered: Vec<(usize, &str, &str, u8)> =
-        lanes.iter().enumerate().map(|(n, (pipeline, step, priority))| (n, pipeline.as_str(), step.as_str(), *priority)).collect();
+/// Pipeline, step and priority.
+pub(super) type Lane<'a> = (&'a str, &'a str, u8);
+
+/// The lane that a task stands in.
+pub(super) fn lane<'a>(pipeline: &'a str, task: &'a NewTask) -> Lane<'a> {
+    (pipeline, &task.step, task.priority.min(9))
+}
+
+/// Asks for the virtual time of lanes, as pairs of a lane's place and its time.
+pub(super) fn ask_clocks(lanes: &[Lane<'_>]) -> Result<Asked, Fault> {
+    let numbered: Vec<_> = lanes.iter().enumerate().map(|(n, (pipeline, step, priority))| (n, pipeline, step, priority)).collect();
     let clocks = sql!(
         "SELECT {json n clock} FROM (\
             SELECT w.n, coalesce((SELECT l.clock FROM lanes l \
                                   WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0) AS clock \
             FROM {rows $1 n:int pipeline:text step:text priority:int} w) c"
     );
-    let clocks: HashMap<usize, i64> = tx.json::<(usize, i64)>(clocks, args![array(&numbered)?]).await?.into_iter().collect();
-    for row in rows.iter_mut() {
-        let lane = lanes.binary_search(&lane_of(row)).ok();
-        row.fair = lane.and_then(|lane| clocks.get(&lane)).copied().unwrap_or_default();
-    }
-    Ok(())
+    Ok((clocks, args![array(&numbered)?].into()))
 }

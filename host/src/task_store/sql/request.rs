@@ -138,7 +138,7 @@ pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Out
     let jobs = Kind::of(batch, |r| if let Request::Submit(jobs) = r { Some(jobs) } else { None });
     if !jobs.members.is_empty() {
         let all: Vec<_> = jobs.members.iter().flat_map(|jobs| jobs.iter()).map(|job| submit::Entering { job, lease: None }).collect();
-        let mut answers = submit::submit(tx, &all, submit::Way::Port).await?.into_iter().map(|entered| entered.answer);
+        let mut answers = submit::submit(tx, &all).await?.into_iter().map(|entered| entered.answer);
         let answers = jobs.members.iter().map(|jobs| answers.by_ref().take(jobs.len()).collect()).collect();
         jobs.answer(&mut outcomes, answers, Answer::Submitted);
     }

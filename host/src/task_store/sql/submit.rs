@@ -1,16 +1,17 @@
 //! New jobs with their root tasks, and further root tasks of jobs that are fed; a repeat has no effect, a conflict changes nothing.
 
-use super::database::{args, array, columns};
+use super::database::{Asked, args, array, columns};
 use super::dialect::{Statement, sql};
 use super::end::{Changes, finish};
 use super::fault::Fault;
-use super::insert::{self, NewRow};
+use super::insert::{self, Lane, NewRow};
 use super::outbox;
 use super::run_end::millis;
 use super::transaction::Tx;
 use crate::task::state::TaskState;
 use crate::task_store::{Feed, NewJob, Submitted};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -45,7 +46,6 @@ struct Taken {
 }
 
 /// By (tenant, id): jobs and tasks.
-#[derive(Default)]
 struct Holders {
     jobs: HashMap<(String, String), Holder>,
     tasks: HashMap<(String, String), Taken>,
@@ -95,11 +95,44 @@ struct Newcomer<'a> {
     joins: bool,
 }
 
-/// Creates what is new. One answer per job, in order.
-pub(super) async fn submit(tx: &mut Tx<'_>, all: &[Entering<'_>], way: Way) -> Result<Vec<Entered>, Fault> {
+/// What newcomers may meet, as it stood before anything was written for them.
+pub(super) struct Met<'a> {
+    holders: Holders,
+    /// What [`OCCUPIED`] found.
+    prefixes: Prefixes,
+    /// The virtual time of each lane that one of them is to stand in.
+    clocks: HashMap<Lane<'a>, i64>,
+}
+
+/// Asks for it, and for `more`, whose rows come first.
+pub(super) async fn meet<'a, T: DeserializeOwned>(tx: &mut Tx<'_>, jobs: &[&'a NewJob], more: Asked) -> Result<(Vec<T>, Met<'a>), Fault> {
+    type Lists<T> = (Vec<T>, Vec<HolderRow>, Vec<(Option<String>,)>, Vec<(usize, i64)>);
+    let lanes: BTreeSet<Lane<'_>> = jobs.iter().map(|new| insert::lane(&new.pipeline, &new.root)).collect();
+    let lanes: Vec<Lane<'_>> = lanes.into_iter().collect();
+    let asked = [more, ask_jobs(jobs)?, ask_occupied(jobs)?, insert::ask_clocks(&lanes)?];
+    let (more, holders, prefixes, clocks): Lists<T> = tx.json_of(asked).await?;
+    let holders = holders.into_iter().map(|row| ((row.tenant.clone(), row.job_id.clone()), Holder::from(row))).collect();
+    let met = Met {
+        holders: Holders { jobs: holders, tasks: HashMap::new() },
+        prefixes: Prefixes::of(prefixes),
+        clocks: clocks.into_iter().filter_map(|(n, clock)| Some((*lanes.get(n)?, clock))).collect(),
+    };
+    Ok((more, met))
+}
+
+/// Creates what is new of what somebody submits. One answer per job, in order.
+pub(super) async fn submit(tx: &mut Tx<'_>, all: &[Entering<'_>]) -> Result<Vec<Entered>, Fault> {
     let jobs: Vec<&NewJob> = all.iter().map(|entering| entering.job).collect();
-    let mut holders = holders(tx, &jobs, way).await?;
-    let mut occupied = occupied(tx, &jobs, &holders).await?;
+    let (tasks, mut met) = meet::<(String, String, String, String)>(tx, &jobs, ask_tasks(&jobs)?).await?;
+    met.holders.tasks = tasks.into_iter().map(|(tenant, id, job_id, hash)| ((tenant, id), Taken { job_id, hash })).collect();
+    enter(tx, all, met, Way::Port).await
+}
+
+/// Creates what is new. One answer per job, in order.
+pub(super) async fn enter(tx: &mut Tx<'_>, all: &[Entering<'_>], met: Met<'_>, way: Way) -> Result<Vec<Entered>, Fault> {
+    let jobs: Vec<&NewJob> = all.iter().map(|entering| entering.job).collect();
+    let Met { mut holders, prefixes, clocks } = met;
+    let mut occupied = occupied(tx, &jobs, &holders, prefixes).await?;
     // A number each for a job, its root group and its root task.
     let mut numbers = tx.numbers(3 * jobs.len()).await?;
     let mut entered = Vec::with_capacity(jobs.len());
@@ -133,7 +166,7 @@ pub(super) async fn submit(tx: &mut Tx<'_>, all: &[Entering<'_>], way: Way) -> R
     if newcomers.is_empty() {
         return Ok(entered);
     }
-    let born = create(tx, &newcomers, &holders, way).await?;
+    let born = create(tx, &newcomers, &holders, &clocks, way).await?;
     for newcomer in &newcomers {
         if let Some(entered) = entered.get_mut(newcomer.place) {
             entered.born = born.get(&newcomer.id).copied();
@@ -211,6 +244,7 @@ fn judge(new: &NewJob, holders: &Holders, occupied: &Occupied) -> Submitted {
 /// planner makes that a join of all with all. And an empty text, where any task chose its prefix: only then [`CHOSEN`] finds something.
 pub(super) static OCCUPIED: Statement = Statement::new(
     "
+SELECT {json prefix} FROM (
 SELECT (SELECT j.prefix FROM jobs j {index jobs_held}
         WHERE j.state IN ('PROCESSING', 'FAILED') AND j.prefix >= w.first AND j.prefix < w.past
           AND (j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL))
@@ -226,7 +260,7 @@ UNION SELECT (SELECT j.prefix FROM jobs j {index jobs_held}
           AND (j.state = 'PROCESSING' OR EXISTS (SELECT 1 FROM tasks t WHERE t.job = j.id AND t.state = 'DEAD' AND t.manifest IS NOT NULL))
         LIMIT 1) AS prefix
 FROM {texts $3} w
-UNION SELECT '' AS prefix WHERE EXISTS (SELECT 1 FROM prefixes {index prefixes_prefix} WHERE prefix > '')",
+UNION SELECT '' AS prefix WHERE EXISTS (SELECT 1 FROM prefixes {index prefixes_prefix} WHERE prefix > '')) c",
 );
 
 /// The same of tasks that chose their prefixes: $1 ranges, $2 the prefixes that cover one of them.
@@ -247,7 +281,6 @@ FROM {texts $2} w",
 );
 
 /// Prefixes that are taken, as far as newcomers may meet them: by jobs, and by tasks that chose theirs.
-#[derive(Default)]
 struct Occupied {
     jobs: Prefixes,
     tasks: Prefixes,
@@ -298,21 +331,20 @@ pub(super) fn covering(prefix: &str) -> impl Iterator<Item = &str> {
     prefix.match_indices('/').filter_map(move |(at, _)| if at < last { prefix.get(..=at) } else { None })
 }
 
-async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob], holders: &Holders) -> Result<Occupied, Fault> {
+fn ask_occupied(jobs: &[&NewJob]) -> Result<Asked, Fault> {
+    let chosen: BTreeSet<&str> = jobs.iter().filter_map(|new| new.chosen_prefix()).collect();
+    let beside: BTreeSet<&str> = jobs.iter().map(|new| new.prefix.as_str()).chain(chosen.iter().copied()).collect();
+    Ok((&OCCUPIED, args![array(&ranges(&beside))?, array(&ranges(&chosen))?, array(&above(&beside))?].into()))
+}
+
+async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob], holders: &Holders, found: Prefixes) -> Result<Occupied, Fault> {
+    let mut taken = Occupied { jobs: found, tasks: Prefixes::default() };
+    let any_chosen = taken.jobs.0.remove("");
     // What a live job holds needs no second look; nor can what the host derives lie anywhere but below that.
     let is_free = |new: &&&NewJob| holders.jobs.get(&(new.tenant.clone(), new.job_id.clone())).is_none_or(|job| !job.holds());
-    let of_jobs: BTreeSet<&str> = jobs.iter().filter(is_free).map(|new| new.prefix.as_str()).collect();
-    let chosen: BTreeSet<&str> = jobs.iter().filter_map(|new| new.chosen_prefix()).collect();
+    let of_jobs = jobs.iter().filter(is_free).map(|new| new.prefix.as_str());
     let fed = jobs.iter().filter(|new| new.feed != Feed::Single).map(|new| new.root.output_prefix.as_str());
-    let beside_jobs: BTreeSet<&str> = of_jobs.union(&chosen).copied().collect();
-    let mut taken = Occupied::default();
-    let mut any_chosen = true;
-    if !beside_jobs.is_empty() {
-        let asked = args![array(&ranges(&beside_jobs))?, array(&ranges(&chosen))?, array(&above(&beside_jobs))?];
-        taken.jobs = Prefixes::of(tx.rows(&OCCUPIED, asked).await?);
-        any_chosen = taken.jobs.0.remove("");
-    }
-    let beside_tasks: BTreeSet<&str> = of_jobs.iter().copied().chain(fed).collect();
+    let beside_tasks: BTreeSet<&str> = of_jobs.chain(fed).collect();
     if any_chosen && !beside_tasks.is_empty() {
         let asked = args![array(&ranges(&beside_tasks))?, array(&above(&beside_tasks))?];
         taken.tasks = Prefixes::of(tx.rows(&CHOSEN, asked).await?);
@@ -359,10 +391,9 @@ impl From<HolderRow> for Holder {
     }
 }
 
-async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob], way: Way) -> Result<Holders, Fault> {
-    let ids: Vec<(&str, &str, &str)> = jobs.iter().map(|j| (j.tenant.as_str(), j.job_id.as_str(), j.root.task_id.as_str())).collect();
-    let ids = array(&ids)?;
-    let by_job = sql!(
+fn ask_jobs(jobs: &[&NewJob]) -> Result<Asked, Fault> {
+    let ids: Vec<(&str, &str)> = jobs.iter().map(|new| (new.tenant.as_str(), new.job_id.as_str())).collect();
+    let find = sql!(
         "SELECT {json tenant job_id id pipeline root_task feed stopping expected arrived prefix is_processing live keeps grp} FROM (\
             SELECT DISTINCT j.tenant, j.job_id, j.id, j.pipeline, j.root_task, j.feed, j.stopping, j.expected, j.arrived, j.prefix, \
                    CASE WHEN j.state = 'PROCESSING' THEN 1 ELSE 0 END AS is_processing, j.live, \
@@ -370,27 +401,31 @@ async fn holders(tx: &mut Tx<'_>, jobs: &[&NewJob], way: Way) -> Result<Holders,
                                                                               AND t.state = 'DEAD' AND t.manifest IS NOT NULL) \
                         THEN 1 ELSE 0 END AS keeps, \
                    (SELECT t.grp FROM tasks t WHERE t.tenant = j.tenant AND t.task_id = j.root_task) AS grp \
-            FROM {rows $1 tenant:text job_id:text task_id:text} w {join} jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id) c"
+            FROM {rows $1 tenant:text job_id:text} w {join} jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id) c"
     );
     // Of a live job that is asked only where somebody would write to all of it: there may be many that are dead.
     let covers = jobs.iter().any(|new| new.chosen_prefix().is_some_and(|own| new.prefix.starts_with(own)));
-    let by_job: Vec<HolderRow> = tx.json(by_job, args![&ids, i64::from(covers)]).await?;
-    let by_task = sql!(
-        "SELECT t.tenant, t.task_id, j.job_id, t.payload_hash FROM {rows $1 tenant:text job_id:text task_id:text} w \
-         {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} jobs j ON j.id = t.job"
+    Ok((find, args![array(&ids)?, i64::from(covers)].into()))
+}
+
+fn ask_tasks(jobs: &[&NewJob]) -> Result<Asked, Fault> {
+    let ids: Vec<(&str, &str)> = jobs.iter().map(|new| (new.tenant.as_str(), new.root.task_id.as_str())).collect();
+    let find = sql!(
+        "SELECT {json tenant task_id job_id payload_hash} FROM (\
+            SELECT t.tenant, t.task_id, j.job_id, t.payload_hash FROM {rows $1 tenant:text task_id:text} w \
+            {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} jobs j ON j.id = t.job) c"
     );
-    let by_task: Vec<(String, String, String, String)> = match way {
-        Way::Port => tx.rows(by_task, args![ids]).await?,
-        Way::Broker => Vec::new(),
-    };
-    Ok(Holders {
-        jobs: by_job.into_iter().map(|row| ((row.tenant.clone(), row.job_id.clone()), Holder::from(row))).collect(),
-        tasks: by_task.into_iter().map(|(tenant, id, job_id, hash)| ((tenant, id), Taken { job_id, hash })).collect(),
-    })
+    Ok((find, args![array(&ids)?].into()))
 }
 
 /// Returns the rows by number.
-async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, way: Way) -> Result<HashMap<i64, Born>, Fault> {
+async fn create(
+    tx: &mut Tx<'_>,
+    newcomers: &[Newcomer<'_>],
+    holders: &Holders,
+    clocks: &HashMap<Lane<'_>, i64>,
+    way: Way,
+) -> Result<HashMap<i64, Born>, Fault> {
     let mut touched: BTreeMap<i64, &Holder> = BTreeMap::new();
     let (mut jobs, mut groups, mut first, mut further) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut changes, mut chosen) = (Changes::default(), Vec::new());
@@ -414,6 +449,8 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
             }
             chosen.extend(new.chosen_prefix().map(|prefix| (newcomer.id, prefix)));
         }
+        // A task that begins a job takes the time of its lane: one task is not worth a turn of its own.
+        let clock = clocks.get(&insert::lane(&new.pipeline, &new.root)).copied();
         let row = NewRow {
             id: newcomer.id,
             job: holder.id,
@@ -422,7 +459,7 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
             pipeline: &new.pipeline,
             task: &new.root,
             state,
-            fair: 0,
+            fair: clock.unwrap_or_default(),
             parent: None,
             path: String::new(),
             is_input: false,
@@ -433,7 +470,6 @@ async fn create(tx: &mut Tx<'_>, newcomers: &[Newcomer<'_>], holders: &Holders, 
     }
     insert_jobs(tx, &jobs, &groups).await?;
     feed(tx, &touched).await?;
-    insert::assign_first(tx, &mut first).await?;
     insert::assign_turns(tx, &mut further).await?;
     let mut born = HashMap::with_capacity(newcomers.len());
     for rows in [first, further] {

@@ -1,6 +1,6 @@
 //! One write transaction: its clock, its statements, and the numbers of new rows.
 
-use super::database::{Arg, Db, Later, Row, args};
+use super::database::{Arg, Asked, Db, Later, Row, args};
 use super::dialect::{Dialect, Statement, sql};
 use super::fault::Fault;
 use super::postgres;
@@ -102,6 +102,10 @@ impl<'c> Tx<'c> {
         args: impl IntoIterator<Item = Arg>,
     ) -> Result<Vec<T>, Fault> {
         self.db().json(statement, args).await
+    }
+
+    pub async fn json_of<T: DeserializeOwned>(&mut self, asked: impl IntoIterator<Item = Asked>) -> Result<T, Fault> {
+        self.db().json_of(asked).await
     }
 
     pub async fn execute(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<(), Fault> {

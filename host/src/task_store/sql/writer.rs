@@ -37,6 +37,9 @@ const CLASHES: u32 = 3;
 /// Under steady load SQLite's lock is left alone for [`GAP`] after this long, or another process would never meet it free.
 const HELD_IN_A_ROW: Duration = Duration::from_millis(30);
 
+/// The same while no other process has written lately: what the first one waits.
+const HELD_ALONE: Duration = Duration::from_millis(100);
+
 /// See [`HELD_IN_A_ROW`]; longer than [`BUSY_STEP`].
 const GAP: Duration = Duration::from_micros(700);
 
@@ -116,6 +119,8 @@ struct Writer {
     returns: mpsc::UnboundedSender<Vec<Lease>>,
     changed: Arc<Changed>,
     held: Duration,
+    /// Answers that are known: giving hundreds of them wakes as many tasks, and goes on while the database begins the next transaction.
+    owed: Vec<(Member, Outcome)>,
     /// When another process was last seen to have written, if so.
     elsewhere: Option<Instant>,
 }
@@ -136,7 +141,8 @@ fn start(link: Link, beats: Option<mpsc::Receiver<Member>>, changed: &Arc<Change
     let (requests, requests_in) = mpsc::channel(PENDING);
     let (returns, returned) = mpsc::unbounded_channel();
     let changed = Arc::clone(changed);
-    let writer = Writer { link, requests: requests_in, beats, returned, returns, changed, held: Duration::ZERO, elsewhere: None };
+    let (held, owed, elsewhere) = (Duration::ZERO, Vec::new(), None);
+    let writer = Writer { link, requests: requests_in, beats, returned, returns, changed, held, owed, elsewhere };
     on_a_thread(writer.run());
     requests
 }
@@ -173,6 +179,9 @@ impl Writer {
     async fn run(mut self) {
         let looks = self.link.sqlite().is_some();
         loop {
+            if self.requests.is_empty() {
+                self.give_answers();
+            }
             let event = tokio::select! {
                 biased;
                 beat = next(&mut self.beats) => beat.map_or(Event::Closed, Event::Beat),
@@ -199,6 +208,7 @@ impl Writer {
         while let Ok(member) = self.requests.try_recv() {
             self.serve_requests(member).await;
         }
+        self.give_answers();
         self.link.close().await;
     }
 
@@ -225,17 +235,25 @@ impl Writer {
             self.serve_beats(None).await;
             self.together(vec![member]).await;
         }
-        if self.held > HELD_IN_A_ROW && self.link.sqlite().is_some() {
+        let longest = if self.is_shared() { HELD_IN_A_ROW } else { HELD_ALONE };
+        if self.held > longest && self.link.sqlite().is_some() {
             self.held = Duration::ZERO;
+            self.give_answers();
             rest(GAP);
         }
     }
 
+    /// Whether another process writes too.
+    fn is_shared(&self) -> bool {
+        self.elsewhere.is_some_and(|at| at.elapsed() <= STILL_WRITING)
+    }
+
     /// Has commits and ends wait for the next claim where another process wants the lock as well: nobody else waits for those.
     async fn gather(&mut self, batch: &mut Vec<Member>) {
-        if self.elsewhere.is_none_or(|at| at.elapsed() > STILL_WRITING) {
+        if !self.is_shared() {
             return;
         }
+        self.give_answers();
         let until = tokio::time::Instant::now() + GATHER;
         while batch.iter().all(|m| matches!(m.request, Request::Commit(_) | Request::End(_) | Request::Settle(..)))
             && let Ok(Some(member)) = tokio::time::timeout_at(until, self.requests.recv()).await
@@ -250,12 +268,13 @@ impl Writer {
         if !batch.iter().all(|m| matches!(m.request, Request::Claim(_) | Request::Sweep(_) | Request::Outgoing(..))) {
             return batch;
         }
+        self.give_answers();
         let mut busy = Vec::new();
         for member in batch {
             let patience = self.link.patience();
             let look = async { member.request.idle_answer(&mut self.link.db().await?).await };
             match within(patience, look).await {
-                Ok(Some(answer)) => self.reply(member, Ok(answer)),
+                Ok(Some(answer)) => self.owed.push((member, Ok(answer))),
                 Ok(None) => busy.push(member),
                 // Whatever is wrong shows in the transaction too, and is answered there.
                 Err(fault) => {
@@ -286,25 +305,20 @@ impl Writer {
         }
         match self.transact(&batch).await {
             Ok(outcomes) => {
-                for (member, outcome) in batch.into_iter().zip(outcomes) {
-                    self.reply(member, outcome);
-                }
+                self.owed.extend(batch.into_iter().zip(outcomes));
                 Vec::new()
             }
             Err(Fault::Store(_) | Fault::Clash(_)) if batch.len() > 1 => batch,
             Err(fault) => {
                 let error = StoreError::from(fault);
-                batch.into_iter().for_each(|member| self.reply(member, Err(error.clone())));
+                self.owed.extend(batch.into_iter().map(|member| (member, Err(error.clone()))));
                 Vec::new()
             }
         }
     }
 
-    fn reply(&self, member: Member, outcome: Outcome) {
-        let Member { request, reply } = member;
-        let delivery = outcome.map(|answer| Delivery { answer, _asked: request, returns: self.returns.clone() });
-        // A caller who has gone misses its answer; leases in it go back as it is dropped.
-        drop(reply.send(delivery));
+    fn give_answers(&mut self) {
+        give(std::mem::take(&mut self.owed), &self.returns);
     }
 
     async fn transact(&mut self, batch: &[Member]) -> Result<Vec<Outcome>, Fault> {
@@ -335,7 +349,10 @@ impl Writer {
     }
 
     async fn attempt(&mut self, requests: &[&Request]) -> Result<Vec<Outcome>, Fault> {
-        let mut tx = self.link.begin().await?;
+        let (owed, returns) = (std::mem::take(&mut self.owed), &self.returns);
+        // In this order: the database is at work meanwhile.
+        let (begun, ()) = futures::join!(self.link.begin(), async { give(owed, returns) });
+        let mut tx = begun?;
         let began = Instant::now();
         let (elsewhere, result) = (tx.elsewhere, request::apply(&mut tx, requests).await);
         let enqueued = tx.enqueued;
@@ -359,6 +376,15 @@ impl Writer {
             self.changed.tell();
         }
         result
+    }
+}
+
+/// Gives answers to those who wait for them.
+fn give(answers: Vec<(Member, Outcome)>, returns: &mpsc::UnboundedSender<Vec<Lease>>) {
+    for (Member { request, reply }, outcome) in answers {
+        let delivery = outcome.map(|answer| Delivery { answer, _asked: request, returns: returns.clone() });
+        // A caller who has gone misses its answer; leases in it go back as it is dropped.
+        drop(reply.send(delivery));
     }
 }
 
