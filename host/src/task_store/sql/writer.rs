@@ -37,9 +37,6 @@ const CLASHES: u32 = 3;
 /// Under steady load SQLite's lock is left alone for [`GAP`] after this long, or another process would never meet it free.
 const HELD_IN_A_ROW: Duration = Duration::from_millis(30);
 
-/// The same while no other process has written lately: what the first one waits.
-const HELD_ALONE: Duration = Duration::from_millis(100);
-
 /// See [`HELD_IN_A_ROW`]; longer than [`BUSY_STEP`].
 const GAP: Duration = Duration::from_micros(700);
 
@@ -235,22 +232,16 @@ impl Writer {
             self.serve_beats(None).await;
             self.together(vec![member]).await;
         }
-        let longest = if self.is_shared() { HELD_IN_A_ROW } else { HELD_ALONE };
-        if self.held > longest && self.link.sqlite().is_some() {
+        if self.held > HELD_IN_A_ROW && self.link.sqlite().is_some() {
             self.held = Duration::ZERO;
             self.give_answers();
             rest(GAP);
         }
     }
 
-    /// Whether another process writes too.
-    fn is_shared(&self) -> bool {
-        self.elsewhere.is_some_and(|at| at.elapsed() <= STILL_WRITING)
-    }
-
     /// Has commits and ends wait for the next claim where another process wants the lock as well: nobody else waits for those.
     async fn gather(&mut self, batch: &mut Vec<Member>) {
-        if !self.is_shared() {
+        if self.elsewhere.is_none_or(|at| at.elapsed() > STILL_WRITING) {
             return;
         }
         self.give_answers();

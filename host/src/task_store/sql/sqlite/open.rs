@@ -76,7 +76,7 @@ pub(super) async fn writer(path: &Path, durability: Durability) -> Result<Sqlite
         match connect_and_migrate(path, durability).await {
             Ok(connection) => return Ok(connection),
             Err(Fault::Busy) if started.elapsed() < OPEN_PATIENCE => {
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(5..50))).await;
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(1..5))).await;
             }
             Err(Fault::Busy) => {
                 let text = format!("{}: locked by another process for {OPEN_PATIENCE:?}", path.display());
