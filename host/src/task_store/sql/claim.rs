@@ -332,8 +332,8 @@ async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<Leased, Fault> {
     Ok(leased)
 }
 
-/// A name that no lease of the same task and epoch had before; it tells two apart only where a database was set back. Nobody need be
-/// unable to guess it, so none is asked of the system, which costs a call for each task.
+/// A name that no lease of the same task and epoch had before, even where a database was set back: it is a part of the fence, and of the
+/// name of the attempt's folder. It is no secret, so the system is not asked for it, which would be a call for each task.
 pub(super) fn new_owner() -> String {
     uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid().to_string()
 }

@@ -265,7 +265,7 @@ impl Writer {
             let patience = self.link.patience();
             let look = async { member.request.idle_answer(&mut self.link.db().await?).await };
             match within(patience, look).await {
-                Ok(Some(answer)) => self.owed.push((member, Ok(answer))),
+                Ok(Some(answer)) => give(vec![(member, Ok(answer))], &self.returns),
                 Ok(None) => busy.push(member),
                 // Whatever is wrong shows in the transaction too, and is answered there.
                 Err(fault) => {
