@@ -194,7 +194,7 @@ pub(super) async fn claim(tx: &mut Tx<'_>, requests: &[&ClaimRequest], lapsed: &
         }));
     }
     // What has come to its time is there for everybody; and others skipped what was locked here.
-    tx.enqueued |= tx.overdue.waits || (tx.has_rivals() && lines.values().any(|line| !line.is_empty()));
+    tx.enqueued |= tx.waits_ended || (tx.has_rivals() && lines.values().any(|line| !line.is_empty()));
     let mut claimed: Vec<Vec<Claimed>> = requests.iter().map(|_| Vec::new()).collect();
     for (request, task) in take(tx, &picks).await? {
         match (claimed.get_mut(request), task) {
@@ -249,7 +249,7 @@ async fn lines<'a>(tx: &mut Tx<'_>, requests: &[&'a ClaimRequest]) -> Result<Lin
             *place = place.saturating_add((*room).min(request.limit)).min(CLAIMED_AT_ONCE);
         }
     }
-    if tx.overdue.waits {
+    if tx.waits_ended {
         tx.execute(&PROMOTE, args![tx.now, PROMOTED_AT_ONCE]).await?;
     }
     let mut lines = HashMap::new();

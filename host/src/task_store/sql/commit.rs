@@ -155,7 +155,7 @@ fn parent_of(row: Held, tenant: &str, counted: usize, children: Children) -> Par
     }
 }
 
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, serde::Deserialize, sqlx::FromRow)]
 struct Finalised {
     id: i64,
     job: i64,

@@ -2,11 +2,12 @@
 
 use super::dialect::{Dialect, Statement, expand};
 use super::fault::Fault;
+use super::sqlite;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, FromRow, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, FromRow, SqlSafeStr};
 
 /// A value for a parameter.
 #[derive(Debug, Clone)]
@@ -83,15 +84,17 @@ pub(super) fn array<T: Serialize>(rows: &[T]) -> Result<String, Fault> {
 }
 
 /// What a row of either database can be read as.
-pub(super) trait Row: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
+pub(super) trait Row: DeserializeOwned + for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
 
-impl<T> Row for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
+impl<T> Row for T where T: DeserializeOwned + for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
 
 /// A connection, for statements.
 #[derive(Debug)]
 pub(super) enum Db<'c> {
-    /// With what a transaction has put off; none where nothing is.
-    Sqlite(&'c mut SqliteConnection, Option<&'c mut Later>),
+    /// The one that writes.
+    Sqlite(&'c mut sqlite::Connection),
+    /// One that only reads.
+    SqliteReader(&'c mut SqliteConnection),
     Postgres(&'c mut PgConnection),
 }
 
@@ -112,7 +115,7 @@ macro_rules! put {
 impl Db<'_> {
     pub fn dialect(&self) -> Dialect {
         match self {
-            Self::Sqlite(..) => Dialect::Sqlite,
+            Self::Sqlite(_) | Self::SqliteReader(_) => Dialect::Sqlite,
             Self::Postgres(_) => Dialect::Postgres,
         }
     }
@@ -123,8 +126,7 @@ impl Db<'_> {
         self.fetch(text, args).await
     }
 
-    /// The first row of a statement that only reads, if there is one. The driver is done once it has handed it over: whatever else it
-    /// had to say would wake this thread once more.
+    /// The first row of a statement that only reads, if there is one.
     pub async fn row<T: Row>(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<Option<T>, Fault> {
         let text = statement.text(self.dialect());
         self.first(text, args).await
@@ -132,10 +134,8 @@ impl Db<'_> {
 
     async fn first<T: Row>(&mut self, text: impl SqlSafeStr, args: impl IntoIterator<Item = Arg>) -> Result<Option<T>, Fault> {
         Ok(match self {
-            Self::Sqlite(connection, later) => {
-                let (text, args) = after(later, text, args);
-                put!(connection, sqlx::query_as(text), args, std::convert::identity, fetch_optional)?
-            }
+            Self::Sqlite(connection) => connection.row(text.into_sql_str().as_str(), args)?,
+            Self::SqliteReader(connection) => put!(connection, sqlx::query_as(text), args, std::convert::identity, fetch_optional)?,
             Self::Postgres(connection) => put!(connection, sqlx::query_as(text), args, storable, fetch_optional)?,
         })
     }
@@ -146,8 +146,7 @@ impl Db<'_> {
         row.ok_or_else(|| Fault::from(sqlx::Error::RowNotFound))
     }
 
-    /// All rows of a statement that hands them over as one value, by `{json}`. The driver passes rows from thread to thread one by one,
-    /// column by column; where there are many, most of a statement's time goes there.
+    /// All rows of a statement that hands them over as one value, by `{json}`: cheaper than rows where there are many.
     pub async fn json<T: DeserializeOwned>(
         &mut self,
         statement: &'static Statement,
@@ -178,80 +177,23 @@ impl Db<'_> {
         self.fetch(AssertSqlSafe(text), query.args).await
     }
 
-    /// For what returns no rows. In a transaction with SQLite it is put off: see [`Later`].
+    /// For what returns no rows.
     pub async fn execute(&mut self, statement: &'static Statement, args: impl IntoIterator<Item = Arg>) -> Result<(), Fault> {
         let text = statement.text(self.dialect());
         match self {
-            Self::Sqlite(_, Some(later)) => {
-                later.put(text, args);
-                if later.is_full() {
-                    self.flush().await?;
-                }
-            }
-            Self::Sqlite(connection, None) => put!(connection, sqlx::query(text), args, std::convert::identity, execute).map(|_| ())?,
+            Self::Sqlite(connection) => connection.execute(text, args)?,
+            Self::SqliteReader(connection) => put!(connection, sqlx::query(text), args, std::convert::identity, execute).map(|_| ())?,
             Self::Postgres(connection) => put!(connection, sqlx::query(text), args, storable, execute).map(|_| ())?,
-        }
-        Ok(())
-    }
-
-    /// Runs what is put off.
-    pub async fn flush(&mut self) -> Result<(), Fault> {
-        if let Self::Sqlite(connection, Some(later)) = self
-            && !later.text.is_empty()
-        {
-            let Later { text, args } = std::mem::take(*later);
-            put!(connection, sqlx::query(AssertSqlSafe(text)), args, std::convert::identity, execute)?;
         }
         Ok(())
     }
 
     async fn fetch<T: Row>(&mut self, text: impl SqlSafeStr, args: impl IntoIterator<Item = Arg>) -> Result<Vec<T>, Fault> {
         Ok(match self {
-            Self::Sqlite(connection, later) => {
-                let (text, args) = after(later, text, args);
-                put!(connection, sqlx::query_as(text), args, std::convert::identity, fetch_all)?
-            }
+            Self::Sqlite(connection) => connection.rows(text.into_sql_str().as_str(), args)?,
+            Self::SqliteReader(connection) => put!(connection, sqlx::query_as(text), args, std::convert::identity, fetch_all)?,
             Self::Postgres(connection) => put!(connection, sqlx::query_as(text), args, storable, fetch_all)?,
         })
-    }
-}
-
-/// A statement with what was put off before it.
-fn after(later: &mut Option<&mut Later>, text: impl SqlSafeStr, args: impl IntoIterator<Item = Arg>) -> (SqlStr, Vec<Arg>) {
-    match later {
-        Some(later) if !later.text.is_empty() => {
-            later.put(text.into_sql_str().as_str(), args);
-            let Later { text, args } = std::mem::take(*later);
-            (AssertSqlSafe(text).into_sql_str(), args)
-        }
-        _ => (text.into_sql_str(), args.into_iter().collect()),
-    }
-}
-
-/// Statements of a transaction with SQLite that return nothing: they wait for the next one that does, and go to the database with it.
-/// A connection lives on a thread of its own, and the way there and back costs as much as a small statement does.
-#[derive(Debug, Default)]
-pub(super) struct Later {
-    text: String,
-    args: Vec<Arg>,
-}
-
-impl Later {
-    /// Bytes of values, and values, beyond which nothing more is put off.
-    const FULL: (usize, usize) = (1 << 20, 24);
-
-    fn put(&mut self, statement: &str, args: impl IntoIterator<Item = Arg>) {
-        let before = self.args.len();
-        if !self.text.is_empty() {
-            self.text.push(';');
-        }
-        push_renumbered(&mut self.text, statement, before);
-        self.args.extend(args);
-    }
-
-    fn is_full(&self) -> bool {
-        let bytes: usize = self.args.iter().map(|arg| if let Arg::Text(text) = arg { text.len() } else { 0 }).sum();
-        bytes > Self::FULL.0 || self.args.len() > Self::FULL.1
     }
 }
 

@@ -13,7 +13,7 @@ use crate::task::hooks::TaskError;
 use crate::task_store::{DeadLetter, DeadLetterFilter};
 use std::collections::HashSet;
 
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, serde::Deserialize, sqlx::FromRow)]
 struct Letter {
     id: i64,
     task: Option<i64>,

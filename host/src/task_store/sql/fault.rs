@@ -21,7 +21,7 @@ impl From<sqlx::Error> for Fault {
         match &error {
             sqlx::Error::Database(of_database) => match of_database.try_downcast_ref() {
                 Some(of_postgres) => postgres::fault::of(of_postgres),
-                None => sqlite::fault::of(of_database.as_ref()),
+                None => sqlite::fault::of_reader(of_database.as_ref()),
             },
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
                 Self::Gone(StoreError::Unavailable(error.to_string()))
@@ -29,6 +29,18 @@ impl From<sqlx::Error> for Fault {
             sqlx::Error::PoolTimedOut => Self::Store(StoreError::Unavailable("no connection within the time allowed".to_owned())),
             _ => Self::Store(StoreError::Invalid(error.to_string())),
         }
+    }
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        sqlite::fault::of_writer(&error)
+    }
+}
+
+impl From<serde::de::value::Error> for Fault {
+    fn from(error: serde::de::value::Error) -> Self {
+        Self::Store(StoreError::Invalid(format!("value of a row: {error}")))
     }
 }
 

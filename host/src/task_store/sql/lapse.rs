@@ -17,7 +17,7 @@ use std::collections::HashSet;
 const LAPSED_AT_ONCE: u32 = 1000;
 
 /// A task whose lease ran out.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, serde::Deserialize, sqlx::FromRow)]
 pub(super) struct Lapsed {
     pub id: i64,
     pub job: i64,
@@ -51,7 +51,7 @@ WHERE id IN {ints $4} AND state = 'PROCESSING' AND lease_until < $1
 RETURNING id, job, grp, epoch, state",
 );
 
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, serde::Deserialize, sqlx::FromRow)]
 struct TakenBack {
     id: i64,
     job: i64,
@@ -147,7 +147,7 @@ async fn followed(tx: &mut Tx<'_>, failures: &[(Dead, NewTask)]) -> Result<HashS
 }
 
 /// A task that is DEAD, and has a step for failures.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, serde::Deserialize, sqlx::FromRow)]
 struct Dead {
     id: i64,
     job: i64,

@@ -35,15 +35,15 @@ impl Link {
     /// For a statement that only reads.
     pub async fn db(&mut self) -> Result<Db<'_>, Fault> {
         Ok(match self {
-            Self::Sqlite(link) => Db::Sqlite(&mut link.connection, None),
+            Self::Sqlite(link) => Db::Sqlite(&mut link.connection),
             Self::Postgres(link) => Db::Postgres(link.connected().await?),
         })
     }
 
-    /// The connection is of no use any more: the next request makes a new one.
+    /// The connection is of no use any more: the next request makes a new one. To a file there is no way that could be lost.
     pub fn drop_connection(&mut self) {
         match self {
-            Self::Sqlite(link) => link.is_gone = true,
+            Self::Sqlite(_) => {}
             Self::Postgres(link) => link.connection = None,
         }
     }
@@ -66,7 +66,7 @@ impl Link {
 
     pub async fn close(self) {
         match self {
-            Self::Sqlite(link) => link.close().await,
+            Self::Sqlite(_) => {}
             Self::Postgres(link) => link.close().await,
         }
     }
@@ -105,7 +105,7 @@ pub(super) enum Reader {
 impl Reader {
     pub fn db(&mut self) -> Db<'_> {
         match self {
-            Self::Sqlite(connection) => Db::Sqlite(connection, None),
+            Self::Sqlite(connection) => Db::SqliteReader(connection),
             Self::Postgres(connection) => Db::Postgres(connection),
         }
     }

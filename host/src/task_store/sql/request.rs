@@ -122,7 +122,7 @@ impl<T> Kind<T> {
 pub(super) async fn apply(tx: &mut Tx<'_>, batch: &[&Request]) -> Result<Vec<Outcome>, Fault> {
     let mut outcomes: Vec<Outcome> = batch.iter().map(|_| Ok(Answer::Nothing)).collect();
     let takes_back = batch.iter().any(|r| matches!(r, Request::Claim(_) | Request::Admit(..) | Request::Sweep(_)));
-    let lapsed = if takes_back && tx.overdue.leases { lapse::find(tx).await? } else { Vec::new() };
+    let lapsed = if takes_back && tx.leases_lapsed { lapse::find(tx).await? } else { Vec::new() };
     lock::named(tx, batch, &lapsed).await?;
     let beats = Kind::of(batch, |r| if let Request::Heartbeat(beats, lease) = r { Some((beats.as_slice(), *lease)) } else { None });
     if !beats.members.is_empty() {

@@ -71,7 +71,7 @@ fn name(how: &Settlement) -> &'static str {
     }
 }
 
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, serde::Deserialize, sqlx::FromRow)]
 struct Settled {
     id: i64,
     job: i64,

@@ -1,27 +1,28 @@
 //! One write transaction: its clock, its statements, and the numbers of new rows.
 
-use super::database::{Arg, Asked, Db, Later, Row, args};
+use super::database::{Arg, Asked, Db, Row, args};
 use super::dialect::{Dialect, Statement, sql};
 use super::fault::Fault;
 use super::postgres;
+use super::sqlite::Connection;
 use crate::task_store::StoreError;
 use serde::de::DeserializeOwned;
-use sqlx::sqlite::SqliteConnection;
 use sqlx::{Postgres, Transaction};
 use std::sync::Arc;
 
 /// A transaction. With SQLite it holds the one write lock; with Postgres it holds the rows it has locked (`lock.rs`).
 pub(super) struct Tx<'c> {
     inner: Inner<'c>,
-    later: Later,
     /// The store's clock, milliseconds since the Unix epoch: every time of a transaction is this one.
     pub now: i64,
     /// See [`Clock::highest`]; those drawn since count.
     highest: i64,
     /// Another process has written since the last transaction, as far as the database tells.
     pub elsewhere: bool,
-    /// What had come to its time when the clock was read.
-    pub overdue: Overdue,
+    /// See [`Clock::leases`].
+    pub leases_lapsed: bool,
+    /// See [`Clock::waits`].
+    pub waits_ended: bool,
     /// Something was put where a claim may find it.
     pub enqueued: bool,
 }
@@ -42,7 +43,7 @@ FROM clock",
 );
 
 /// What [`CLOCK`] answers.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, serde::Deserialize, sqlx::FromRow)]
 pub(super) struct Clock {
     /// Milliseconds since the Unix epoch.
     pub now: i64,
@@ -50,13 +51,6 @@ pub(super) struct Clock {
     pub version: i64,
     /// SQLite: the highest number of a job, group or task.
     pub highest: i64,
-    #[sqlx(flatten)]
-    pub overdue: Overdue,
-}
-
-/// Whether anything has come to its time.
-#[derive(Debug, Clone, Copy, sqlx::FromRow)]
-pub(super) struct Overdue {
     /// A lease has lapsed.
     pub leases: bool,
     /// A task need wait for its time no longer.
@@ -64,21 +58,22 @@ pub(super) struct Overdue {
 }
 
 pub(super) enum Inner<'c> {
-    /// Begun and ended by statements like the others, which go to the database together with those before and after them.
-    Sqlite(&'c mut SqliteConnection),
+    /// Begun and ended by statements like the others.
+    Sqlite(&'c mut Connection),
     /// With the name under which this process tells others of new work.
     Postgres(Transaction<'c, Postgres>, Arc<str>),
 }
 
 impl<'c> Tx<'c> {
     pub fn new(inner: Inner<'c>, clock: &Clock, elsewhere: bool) -> Self {
-        Self { inner, later: Later::default(), now: clock.now, highest: clock.highest, elsewhere, overdue: clock.overdue, enqueued: false }
+        let &Clock { now, highest, leases, waits, .. } = clock;
+        Self { inner, now, highest, elsewhere, leases_lapsed: leases, waits_ended: waits, enqueued: false }
     }
 
     /// The connection, for a statement.
     pub fn db(&mut self) -> Db<'_> {
         match &mut self.inner {
-            Inner::Sqlite(inner) => Db::Sqlite(inner, Some(&mut self.later)),
+            Inner::Sqlite(inner) => Db::Sqlite(inner),
             Inner::Postgres(inner, _) => Db::Postgres(inner),
         }
     }
@@ -112,11 +107,6 @@ impl<'c> Tx<'c> {
         self.db().execute(statement, args).await
     }
 
-    /// Everything that was asked for has been done when this returns.
-    async fn flush(&mut self) -> Result<(), Fault> {
-        self.db().flush().await
-    }
-
     /// Where this fails with [`Fault::Gone`], nobody knows whether it took effect: callers ask again, and are told.
     pub async fn commit(mut self) -> Result<(), Fault> {
         if self.enqueued {
@@ -124,8 +114,7 @@ impl<'c> Tx<'c> {
         }
         match self.inner {
             Inner::Sqlite(_) => {
-                let committed = self.execute(sql!("COMMIT"), []).await;
-                if let Err(fault) = committed.and(self.flush().await) {
+                if let Err(fault) = self.execute(sql!("COMMIT"), []).await {
                     self.rollback().await;
                     return Err(fault);
                 }
@@ -138,7 +127,7 @@ impl<'c> Tx<'c> {
     pub async fn rollback(self) {
         // Where this fails there is nothing left to undo: the database has rolled back by itself, as SQLite does after errors of a disk.
         match self.inner {
-            Inner::Sqlite(inner) => Db::Sqlite(inner, None).execute(sql!("ROLLBACK"), []).await.ok(),
+            Inner::Sqlite(inner) => Db::Sqlite(inner).execute(sql!("ROLLBACK"), []).await.ok(),
             Inner::Postgres(inner, _) => inner.rollback().await.ok(),
         };
     }

@@ -90,7 +90,7 @@ pub(super) async fn next_due(db: &mut Db<'_>, pipeline: &str) -> Result<Option<u
     Ok(first.map(|at| (at - now).max(0).unsigned_abs()))
 }
 
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, serde::Deserialize, sqlx::FromRow)]
 struct JobRow {
     id: i64,
     tenant: String,
@@ -152,7 +152,7 @@ pub(super) async fn jobs(db: &mut Db<'_>, which: Jobs<'_>) -> Result<Vec<JobView
         .collect()
 }
 
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug, serde::Deserialize, sqlx::FromRow)]
 struct TaskRow {
     id: i64,
     tenant: String,

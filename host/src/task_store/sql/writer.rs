@@ -116,7 +116,7 @@ struct Writer {
     returns: mpsc::UnboundedSender<Vec<Lease>>,
     changed: Arc<Changed>,
     held: Duration,
-    /// Answers that are known: giving hundreds of them wakes as many tasks, and goes on while the database begins the next transaction.
+    /// Answers that are known: given before the next transaction begins, or at once where nothing is pending.
     owed: Vec<(Member, Outcome)>,
     /// When another process was last seen to have written, if so.
     elsewhere: Option<Instant>,
@@ -192,7 +192,7 @@ impl Writer {
                 Event::Returned(leases) => self.give_back(leases).await,
                 Event::Look => {
                     if let Some(link) = self.link.sqlite()
-                        && link.look().await
+                        && link.look()
                     {
                         self.elsewhere = Some(Instant::now());
                         self.changed.tell();
@@ -340,10 +340,9 @@ impl Writer {
     }
 
     async fn attempt(&mut self, requests: &[&Request]) -> Result<Vec<Outcome>, Fault> {
-        let (owed, returns) = (std::mem::take(&mut self.owed), &self.returns);
-        // In this order: the database is at work meanwhile.
-        let (begun, ()) = futures::join!(self.link.begin(), async { give(owed, returns) });
-        let mut tx = begun?;
+        // What these have others do goes on beside the transaction.
+        self.give_answers();
+        let mut tx = self.link.begin().await?;
         let began = Instant::now();
         let (elsewhere, result) = (tx.elsewhere, request::apply(&mut tx, requests).await);
         let enqueued = tx.enqueued;

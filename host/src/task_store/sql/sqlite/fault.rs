@@ -19,10 +19,17 @@ mod code {
     pub const NOTADB: i32 = 26;
 }
 
-pub(in crate::task_store::sql) fn of(error: &dyn DatabaseError) -> Fault {
-    let primary = error.code().and_then(|text| text.parse::<i32>().ok()).map(|extended| extended & 0xff);
-    let text = error.to_string();
-    Fault::Store(match primary {
+pub(in crate::task_store::sql) fn of_reader(error: &dyn DatabaseError) -> Fault {
+    of(error.code().and_then(|text| text.parse().ok()), error.to_string())
+}
+
+pub(in crate::task_store::sql) fn of_writer(error: &rusqlite::Error) -> Fault {
+    of(error.sqlite_error().map(|error| error.extended_code), error.to_string())
+}
+
+/// By the code, extended or not, and what the driver says.
+fn of(code: Option<i32>, text: String) -> Fault {
+    Fault::Store(match code.map(|extended| extended & 0xff) {
         Some(code::BUSY | code::LOCKED) => return Fault::Busy,
         Some(code::PERM | code::READONLY | code::CANTOPEN | code::AUTH) => StoreError::Denied(text),
         Some(code::CORRUPT | code::NOTADB) => {

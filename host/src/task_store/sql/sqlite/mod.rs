@@ -2,6 +2,7 @@
 //!
 //! Network file systems are not supported: SQLite's log needs shared memory.
 
+mod connection;
 pub(super) mod fault;
 mod open;
 mod standstill;
@@ -9,10 +10,11 @@ mod standstill;
 mod tests;
 pub(super) mod watch;
 
+pub(super) use connection::Connection;
 pub use open::Durability;
 
 use super::changed::Changed;
-use super::database::{Db, Later, args};
+use super::database::{Db, args};
 use super::dialect::sql;
 use super::fault::Fault;
 use super::link::{self, Readers};
@@ -22,7 +24,7 @@ use crate::task_store::StoreError;
 use sqlx::{Connection as _, SqliteConnection};
 use standstill::Standstill;
 use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::time::Instant;
 use watch::Watch;
@@ -44,8 +46,7 @@ impl SqliteTaskStore {
         let connection = open::writer(path, durability).await?;
         let readers = open::readers(path, durability).await?;
         let changed = Arc::new(Changed::new());
-        let reopen = (path.to_owned(), durability);
-        let link = Link { connection, is_gone: false, reopen, watch: Watch::new(path), standstill: Standstill::default() };
+        let link = Link { connection, watch: Watch::new(path), standstill: Standstill::default() };
         let writer = writer::start_one(link::Link::Sqlite(link), &changed);
         Ok(Self { writer, readers: Readers::Sqlite(readers), changed, _listener: None, kind: PhantomData })
     }
@@ -53,17 +54,14 @@ impl SqliteTaskStore {
     /// SQLite itself, with its version: it is part of this program.
     pub async fn library() -> Result<String, StoreError> {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.map_err(Fault::from)?;
-        let (version,) = Db::Sqlite(&mut connection, None).one(sql!("SELECT {version}"), args![]).await?;
+        let (version,) = Db::SqliteReader(&mut connection).one(sql!("SELECT {version}"), args![]).await?;
         Ok(version)
     }
 }
 
 /// The one connection that writes, and how it notices that others did.
 pub(super) struct Link {
-    pub connection: SqliteConnection,
-    /// The driver's thread has ended: the next transaction gets another connection.
-    pub is_gone: bool,
-    reopen: (PathBuf, Durability),
+    pub connection: Connection,
     pub watch: Watch,
     standstill: Standstill,
 }
@@ -71,36 +69,24 @@ pub(super) struct Link {
 impl Link {
     /// Takes the write lock; [`Fault::Busy`] where another process has it. The clock is read under it.
     pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
-        if self.is_gone {
-            let (path, durability) = &self.reopen;
-            self.connection = open::reopen(path, *durability).await?;
-            self.is_gone = false;
-            self.watch.is_anew();
-        }
-        let mut later = Later::default();
-        let mut db = Db::Sqlite(&mut self.connection, Some(&mut later));
+        let mut db = Db::Sqlite(&mut self.connection);
         db.execute(sql!("BEGIN IMMEDIATE"), []).await?;
         let mut clock: Clock = match db.one(&CLOCK, []).await {
             Ok(clock) => clock,
             Err(fault) => {
-                // Nearly always it did not begin, and there is nothing to undo.
-                Db::Sqlite(&mut self.connection, None).execute(sql!("ROLLBACK"), []).await.ok();
+                db.execute(sql!("ROLLBACK"), []).await.ok();
                 return Err(fault);
             }
         };
         let elsewhere = self.watch.saw(clock.version);
         if self.standstill.is_over_lately(clock.now, Instant::now()) {
-            clock.overdue.leases = false;
+            clock.leases = false;
         }
         Ok(Tx::new(Inner::Sqlite(&mut self.connection), &clock, elsewhere))
     }
 
     /// Whether another connection has written since the last look.
-    pub async fn look(&mut self) -> bool {
-        self.watch.look(&mut self.connection).await
-    }
-
-    pub async fn close(self) {
-        self.connection.close().await.ok();
+    pub fn look(&mut self) -> bool {
+        self.watch.look(&self.connection)
     }
 }

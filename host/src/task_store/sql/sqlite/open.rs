@@ -1,10 +1,11 @@
 //! Opening the file: pragmas, the folder, and migrations that several processes may start at once.
 
+use super::connection::Connection;
 use crate::task_store::StoreError;
 use crate::task_store::sql::fault::Fault;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions as _, Connection as _, SqlitePool};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -31,9 +32,6 @@ const READER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// SQLite's own wait for the write lock; the writer retries above it, with jitter, because SQLite sleeps up to 100 ms.
 const WRITER_SPIN: Duration = Duration::from_millis(2);
-
-/// Statements that the writer keeps prepared: what goes to the database together is one to the driver, in a few hundred combinations.
-const WRITER_STATEMENTS: usize = 512;
 
 /// Page cache of the writer, KiB (negative: SQLite's notation for a size instead of a number of pages).
 const WRITER_CACHE: &str = "-65536";
@@ -67,7 +65,7 @@ fn options(path: &Path, durability: Durability) -> SqliteConnectOptions {
 }
 
 /// The one connection that writes, with the schema up to date.
-pub(super) async fn writer(path: &Path, durability: Durability) -> Result<SqliteConnection, StoreError> {
+pub(super) async fn writer(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|e| StoreError::Denied(format!("folder {} cannot be made: {e}", folder.display())))?;
     }
@@ -98,19 +96,27 @@ pub(super) async fn readers(path: &Path, durability: Durability) -> Result<Sqlit
         .map_err(|e| at(path, Fault::from(e).into()))
 }
 
-/// Another connection to a file that is open already, in place of one that is of no use any more.
-pub(super) async fn reopen(path: &Path, durability: Durability) -> Result<SqliteConnection, Fault> {
-    connect_and_migrate(path, durability).await
-}
-
-async fn connect_and_migrate(path: &Path, durability: Durability) -> Result<SqliteConnection, Fault> {
-    let options =
-        options(path, durability).busy_timeout(WRITER_SPIN).pragma("cache_size", WRITER_CACHE).pragma("wal_autocheckpoint", CHECKPOINT);
-    let mut connection = options.statement_cache_capacity(WRITER_STATEMENTS).connect().await?;
+async fn connect_and_migrate(path: &Path, durability: Durability) -> Result<Connection, Fault> {
+    let mut migrating = options(path, durability).busy_timeout(WRITER_SPIN).connect().await?;
     // sqlx takes no lock for SQLite: under the write lock the second process finds everything applied.
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let mut transaction = migrating.begin_with("BEGIN IMMEDIATE").await?;
     MIGRATIONS.run_direct(None, &mut *transaction, false).await.map_err(|e| migration_fault(path, e))?;
     transaction.commit().await?;
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    let pragmas = [
+        ("foreign_keys", "OFF"),
+        ("synchronous", synchronous),
+        ("temp_store", "MEMORY"),
+        ("journal_size_limit", WAL_LIMIT),
+        ("cache_size", WRITER_CACHE),
+        ("wal_autocheckpoint", CHECKPOINT),
+    ];
+    let connection = Connection::open(path, WRITER_SPIN, &pragmas)?;
+    // Now, as the last one to close a file carries its log into it.
+    migrating.close().await?;
     Ok(connection)
 }
 

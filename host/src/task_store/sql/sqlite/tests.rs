@@ -99,16 +99,16 @@ async fn leases_that_a_standstill_ran_down_are_not_taken_back_at_once() {
     assert_eq!(store.claim_next(request(Duration::from_millis(1))).await.unwrap().len(), 1);
     tokio::time::sleep(Duration::from_millis(5)).await;
     let path = file(&folder);
-    let (connection, reopen) = (super::open::writer(&path, Durability::Full).await.unwrap(), (path.clone(), Durability::Full));
-    let mut link = super::Link { connection, is_gone: false, reopen, watch: super::Watch::new(&path), standstill: Default::default() };
-    let mut overdue = Vec::new();
+    let connection = super::open::writer(&path, Durability::Full).await.unwrap();
+    let mut link = super::Link { connection, watch: super::Watch::new(&path), standstill: Default::default() };
+    let mut lapsed = Vec::new();
     for hours in [0, 1, 0] {
         let wall = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
         link.standstill.is_over_lately(wall - hours * 3_600_000, tokio::time::Instant::now());
-        overdue.push(link.begin().await.unwrap().overdue.leases);
-        link.connection.execute("ROLLBACK").await.unwrap();
+        lapsed.push(link.begin().await.unwrap().leases_lapsed);
+        link.connection.execute("ROLLBACK", []).unwrap();
     }
-    assert_eq!(overdue, [true, false, false]);
+    assert_eq!(lapsed, [true, false, false]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Noticing within milliseconds what another process wrote: SQLite tells nobody, but the system tells of writes to a file.
 
+use super::connection::Connection;
 use notify::{Config, Event, RecommendedWatcher, RecursiveMode, Watcher};
-use sqlx::SqliteConnection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -76,14 +76,14 @@ impl Watch {
     }
 
     /// Whether another connection has written since the last look.
-    pub async fn look(&mut self, connection: &mut SqliteConnection) -> bool {
+    pub fn look(&mut self, connection: &Connection) -> bool {
         if self.told.is_none() && !self.is_worth_asking() {
             return false;
         }
-        match sqlx::query_scalar::<_, i64>("PRAGMA data_version").fetch_one(connection).await {
-            Ok(version) => self.saw(version),
+        match connection.row::<(i64,)>("PRAGMA data_version", []) {
+            Ok(Some((version,))) => self.saw(version),
             // Busy or out of reach: as good as a change; the claim that follows says what is wrong.
-            Err(_) => true,
+            _ => true,
         }
     }
 
@@ -106,11 +106,6 @@ impl Watch {
     /// Takes note of a `data_version`; true where it has changed, and for the first of a connection: that tells nothing of what others wrote before.
     pub fn saw(&mut self, version: i64) -> bool {
         self.data_version.replace(version) != Some(version)
-    }
-
-    /// The writer has another connection.
-    pub fn is_anew(&mut self) {
-        self.data_version = None;
     }
 }
 
