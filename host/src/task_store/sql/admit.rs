@@ -2,10 +2,11 @@
 //! tasks.
 
 use super::claim::{Noted, Pick, Ready, new_owner, note, runs_alone, take};
-use super::database::{Asked, args, array, columns};
+use super::database::{Asked, args};
 use super::dialect::sql;
 use super::fault::Fault;
 use super::lapse::{self, Lapsed};
+use super::rows::{array, columns};
 use super::run_end::{lease_of, millis};
 use super::submit::{self, Born, Entered, Entering, Met, Way};
 use super::transaction::Tx;
@@ -183,7 +184,7 @@ fn ask_rows(all: &[Arrival<'_>]) -> Result<Asked, Fault> {
                    t.lease_until, t.id, t.crashes, t.priority, t.fair \
             FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id) c"
     );
-    Ok((find, args![array(&ids)?].into()))
+    Ok((find, args![array(&ids)].into()))
 }
 
 /// What is to become of each message, by its place.
@@ -306,7 +307,7 @@ async fn take_unfinished(tx: &mut Tx<'_>, unfinished: &[(i64, usize, i64)]) -> R
          WHERE tasks.id = c.id AND tasks.state = 'COMMITTED' RETURNING tasks.id, tenant, task_id, output_prefix, manifest"
     );
     let places: HashMap<i64, usize> = unfinished.iter().map(|(id, place, _)| (*id, *place)).collect();
-    let rows: Vec<(i64, String, String, String, String)> = tx.rows(take, args![array(unfinished)?]).await?;
+    let rows: Vec<(i64, String, String, String, String)> = tx.rows(take, args![array(unfinished)]).await?;
     let mut taken = Vec::with_capacity(rows.len());
     for (id, tenant, task_id, output_prefix, manifest) in rows {
         let Some(place) = places.get(&id) else { continue };
@@ -359,5 +360,5 @@ pub(super) async fn keep(tx: &mut Tx<'_>, letters: &[Letter<'_>]) -> Result<(), 
          FROM {rows $1 tenant:text task_id:text job_id:text step:text queue:text body_hash:text code:text error:text message:text} c \
          WHERE true ON CONFLICT DO NOTHING"
     );
-    tx.execute(keep, args![array(letters)?, tx.now]).await
+    tx.execute(keep, args![array(letters), tx.now]).await
 }

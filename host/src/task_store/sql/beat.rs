@@ -1,8 +1,9 @@
 //! Heartbeats: renewing leases, and telling who was asked to stop.
 
-use super::database::{args, array};
+use super::database::args;
 use super::dialect::Statement;
 use super::fault::Fault;
+use super::rows::array;
 use super::run_end::{lease_of, millis};
 use super::transaction::Tx;
 use crate::task::lease::Lease;
@@ -34,7 +35,7 @@ pub(super) async fn renew(tx: &mut Tx<'_>, requests: &[(&[Heartbeat], Duration)]
             })
         })
         .collect();
-    let held: Vec<(String, String, i64, String, bool)> = tx.rows(&RENEW, args![array(&rows)?, tx.now]).await?;
+    let held: Vec<(String, String, i64, String, bool)> = tx.rows(&RENEW, args![array(&rows), tx.now]).await?;
     let held: HashMap<Lease, bool> =
         held.into_iter().map(|(tenant, id, epoch, owner, cancel)| (lease_of(&tenant, &id, epoch, &owner), cancel)).collect();
     let answer = |beat: &Heartbeat| held.get(&beat.lease).map_or(Beat::Lost, |cancel| Beat::Held { cancel: *cancel });

@@ -1,11 +1,12 @@
 //! Leasing what is due. The `tasks` table is the queue: a claim reads the head of one index per step.
 
-use super::database::{Db, args, array};
+use super::database::{Db, args};
 use super::dialect::{Statement, sql};
 use super::end::{Changes, finish};
 use super::fault::Fault;
 use super::lapse::{self, Lapsed};
 use super::lock;
+use super::rows::array;
 use super::run_end::{lease_of, millis};
 use super::transaction::Tx;
 use crate::task::hooks::TaskError;
@@ -173,7 +174,7 @@ pub(super) async fn anything(db: &mut Db<'_>, request: &ClaimRequest) -> Result<
     if steps.is_empty() || request.limit == 0 {
         return Ok(false);
     }
-    let (anything,) = db.one(&ANYTHING, args![&request.pipeline, array(&steps)?]).await?;
+    let (anything,) = db.one(&ANYTHING, args![&request.pipeline, array(&steps)]).await?;
     Ok(anything)
 }
 
@@ -308,7 +309,7 @@ type Leased = HashMap<i64, (Picked, String)>;
 
 async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<Leased, Fault> {
     let ids: Vec<i64> = picks.iter().map(|pick| pick.task.id).collect();
-    let mut read: Vec<Picked> = tx.json(&READ, args![array(&ids)?, SHORT_MESSAGE]).await?;
+    let mut read: Vec<Picked> = tx.json(&READ, args![array(&ids), SHORT_MESSAGE]).await?;
     read_long_messages(tx, &mut read).await?;
     let mut read: HashMap<i64, Picked> = read.into_iter().map(|row| (row.id, row)).collect();
     let (mut rows, mut noted) = (Vec::with_capacity(picks.len()), Vec::with_capacity(picks.len()));
@@ -327,7 +328,7 @@ async fn lease(tx: &mut Tx<'_>, picks: &[Pick<'_>]) -> Result<Leased, Fault> {
         });
         leased.insert(row.id, (row, owner));
     }
-    tx.execute(&LEASE, args![array(&rows)?, tx.now]).await?;
+    tx.execute(&LEASE, args![array(&rows), tx.now]).await?;
     note(tx, &noted).await?;
     Ok(leased)
 }
@@ -361,14 +362,14 @@ pub(super) async fn note(tx: &mut Tx<'_>, leases: &[Noted<'_>]) -> Result<(), Fa
         "INSERT INTO claims (task, epoch, owner, worker, claimed_at) \
          SELECT task, epoch, owner, worker, $2 FROM {rows $1 task:int epoch:int owner:text worker:text} c"
     );
-    tx.execute(insert, args![array(&claims)?, tx.now]).await?;
+    tx.execute(insert, args![array(&claims), tx.now]).await?;
     let mut clocks: BTreeMap<(&str, &str, i64), i64> = BTreeMap::new();
     for lease in leases {
         let clock = clocks.entry(lease.lane).or_default();
         *clock = (*clock).max(lease.fair);
     }
     let clocks: Vec<(&str, &str, i64, i64)> = clocks.into_iter().map(|((p, s, priority), clock)| (p, s, priority, clock)).collect();
-    tx.execute(&ADVANCE, args![array(&clocks)?]).await
+    tx.execute(&ADVANCE, args![array(&clocks)]).await
 }
 
 /// Fills in the messages that [`READ`] left out: the answer of one statement has a bound.
@@ -378,7 +379,7 @@ async fn read_long_messages(tx: &mut Tx<'_>, read: &mut [Picked]) -> Result<(), 
         return Ok(());
     }
     let messages = sql!("SELECT m.task, m.message FROM {ints $1} w {join} messages m ON m.task = w.value");
-    let mut messages: HashMap<i64, String> = tx.rows::<(i64, String)>(messages, args![array(&long)?]).await?.into_iter().collect();
+    let mut messages: HashMap<i64, String> = tx.rows::<(i64, String)>(messages, args![array(&long)]).await?.into_iter().collect();
     for row in read.iter_mut().filter(|row| row.message.is_none()) {
         row.message = messages.remove(&row.id);
     }

@@ -1,10 +1,11 @@
 //! COMMITTED and DONE: what a worker fixes, and the end that follows once its outputs have their names.
 
-use super::database::{args, array, columns};
+use super::database::args;
 use super::dialect::{Statement, sql};
 use super::end::{Changes, Parent};
 use super::fault::Fault;
 use super::lapse::bury;
+use super::rows::{array, columns};
 use super::run_end::{Closed, answer, close_claims};
 use super::transaction::Tx;
 use crate::task::children::Children;
@@ -110,7 +111,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, commits: &[&Commit], changes: &mut C
     let asked: Vec<(usize, &str, &str, u64, &str)> = asked
         .map(|(n, Commit { lease, .. })| (n, lease.key.tenant.as_str(), lease.key.task_id.as_str(), lease.epoch, lease.owner.as_str()))
         .collect();
-    let held: Vec<Held> = tx.json(&HELD, args![array(&asked)?]).await?;
+    let held: Vec<Held> = tx.json(&HELD, args![array(&asked)]).await?;
     let mut applied = HashSet::new();
     let (mut columns, mut closed) = (Vec::with_capacity(held.len()), Vec::with_capacity(held.len()));
     for held in held {
@@ -133,7 +134,7 @@ pub(super) async fn commit(tx: &mut Tx<'_>, commits: &[&Commit], changes: &mut C
         columns.push(row);
     }
     if !columns.is_empty() {
-        tx.execute(&COMMIT, args![array(&columns)?, tx.now]).await?;
+        tx.execute(&COMMIT, args![array(&columns), tx.now]).await?;
     }
     close_claims(tx, &closed).await?;
     let leases: Vec<_> = commits.iter().map(|c| (&c.lease, "committed")).collect();
@@ -178,7 +179,7 @@ pub(super) async fn end(tx: &mut Tx<'_>, keys: &[&TaskKey], changes: &mut Change
          FROM {rows $1 tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id \
          WHERE t.state = 'COMMITTED'"
     );
-    let rows: Vec<Finalised> = tx.rows(committed, args![array(&ids)?]).await?;
+    let rows: Vec<Finalised> = tx.rows(committed, args![array(&ids)]).await?;
     let mut done: Vec<(i64, String)> = Vec::new();
     for row in rows {
         let Finalised { id, job, grp: group, tenant, pipeline, path, is_input, stopping, manifest, children } = row;
@@ -197,7 +198,7 @@ pub(super) async fn end(tx: &mut Tx<'_>, keys: &[&TaskKey], changes: &mut Change
         "UPDATE tasks SET state = 'DONE', manifest = c.manifest, children = NULL, ended_at = $2, leftover = $2 \
          FROM {rows $1 id:int manifest:text} c WHERE tasks.id = c.id"
     );
-    tx.execute(end, args![array(&done)?, tx.now]).await
+    tx.execute(end, args![array(&done), tx.now]).await
 }
 
 /// DEAD, where the task is COMMITTED; manifest and children stay, for a redrive.

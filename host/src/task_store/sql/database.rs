@@ -2,8 +2,8 @@
 
 use super::dialect::{Dialect, Statement, expand};
 use super::fault::Fault;
+use super::rows::Rows;
 use super::sqlite;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, FromRow, SqlSafeStr};
 pub(super) enum Arg {
     Int(i64),
     Text(String),
+    Rows(Rows),
 }
 
 impl From<i64> for Arg {
@@ -46,6 +47,12 @@ impl From<&String> for Arg {
     }
 }
 
+impl From<Rows> for Arg {
+    fn from(rows: Rows) -> Self {
+        Self::Rows(rows)
+    }
+}
+
 /// A statement that hands its rows over by `{json}`, with values for its parameters.
 pub(super) type Asked = (&'static Statement, Vec<Arg>);
 
@@ -56,32 +63,6 @@ macro_rules! args {
     };
 }
 pub(super) use args;
-
-/// A struct that goes to a statement as a row of `{rows}`: the values of its fields, in the order in which the statement
-/// names its columns. Without names each row is shorter, and the database looks no key up.
-macro_rules! columns {
-    ($(#[$about:meta])* $vis:vis struct $name:ident<$life:lifetime> { $($(#[$doc:meta])* $field:ident: $kind:ty,)* }) => {
-        $(#[$about])*
-        $vis struct $name<$life> {
-            $($(#[$doc])* $field: $kind,)*
-        }
-
-        impl serde::Serialize for $name<'_> {
-            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                use serde::ser::SerializeTuple as _;
-                let mut row = to.serialize_tuple([$(stringify!($field)),*].len())?;
-                $(row.serialize_element(&self.$field)?;)*
-                row.end()
-            }
-        }
-    };
-}
-pub(super) use columns;
-
-/// An array for `{rows}`, `{ints}` or `{texts}`.
-pub(super) fn array<T: Serialize>(rows: &[T]) -> Result<String, Fault> {
-    Ok(serde_json::to_string(rows)?)
-}
 
 /// What a row of either database can be read as.
 pub(super) trait Row: DeserializeOwned + for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + Send + Unpin {}
@@ -106,6 +87,7 @@ macro_rules! put {
             query = match arg {
                 Arg::Int(value) => query.bind(value),
                 Arg::Text(value) => query.bind($text(value)),
+                Arg::Rows(rows) => query.bind($text(rows.to_json()?)),
             };
         }
         query.$method(&mut **$connection).await
@@ -115,7 +97,8 @@ macro_rules! put {
 impl Db<'_> {
     pub fn dialect(&self) -> Dialect {
         match self {
-            Self::Sqlite(_) | Self::SqliteReader(_) => Dialect::Sqlite,
+            Self::Sqlite(_) => Dialect::Sqlite,
+            Self::SqliteReader(_) => Dialect::SqliteReader,
             Self::Postgres(_) => Dialect::Postgres,
         }
     }
@@ -146,22 +129,28 @@ impl Db<'_> {
         row.ok_or_else(|| Fault::from(sqlx::Error::RowNotFound))
     }
 
-    /// All rows of a statement that hands them over as one value, by `{json}`: cheaper than rows where there are many.
+    /// All rows of a statement that hands them over by `{json}`: where a driver passes rows on one by one, column by column, most of the
+    /// time of a statement with many of them would go there.
     pub async fn json<T: DeserializeOwned>(
         &mut self,
         statement: &'static Statement,
         args: impl IntoIterator<Item = Arg>,
     ) -> Result<Vec<T>, Fault> {
-        let (rows,): (String,) = self.one(statement, args).await?;
-        Ok(serde_json::from_str(&rows)?)
+        let asked: Asked = (statement, args.into_iter().collect());
+        let (rows,) = self.json_of([asked]).await?;
+        Ok(rows)
     }
 
-    /// All rows of several such statements as one value, a list of their lists: one way to the database and back for all of them.
+    /// All rows of several such statements, a list of their lists: one way to the database and back for all of them.
     pub async fn json_of<T: DeserializeOwned>(&mut self, asked: impl IntoIterator<Item = Asked>) -> Result<T, Fault> {
+        let dialect = self.dialect();
+        if let Self::Sqlite(connection) = self {
+            return connection.lists(asked.into_iter().map(|(statement, args)| (statement.text(dialect), args)));
+        }
         let (mut text, mut args) = ("SELECT '['".to_owned(), Vec::new());
         for (n, (statement, values)) in asked.into_iter().enumerate() {
             text.push_str(if n == 0 { " || (" } else { " || ',' || (" });
-            push_renumbered(&mut text, statement.text(self.dialect()), args.len());
+            push_renumbered(&mut text, statement.text(dialect), args.len());
             text.push(')');
             args.extend(values);
         }

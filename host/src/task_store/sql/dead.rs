@@ -1,12 +1,13 @@
 //! Dead letters: listing them, putting their tasks back, and removing them for good.
 
 use super::claim::count;
-use super::database::{Db, Query, args, array};
+use super::database::{Db, Query, args};
 use super::dialect::sql;
 use super::end::{Changes, finish};
 use super::fault::Fault;
 use super::lock;
 use super::outbox;
+use super::rows::array;
 use super::transaction::Tx;
 use super::views::page;
 use crate::task::hooks::TaskError;
@@ -95,7 +96,7 @@ pub(super) async fn redrive(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Resul
            AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = tasks.job AND j.state = 'PROCESSING' AND j.stopping = 1)
          RETURNING id, job, grp"
     );
-    let back: Vec<(i64, i64, i64)> = tx.rows(put_back, args![array(&tasks)?, tx.now]).await?;
+    let back: Vec<(i64, i64, i64)> = tx.rows(put_back, args![array(&tasks), tx.now]).await?;
     let mut changes = Changes::default();
     for (_, job, group) in &back {
         changes.live(*job, *group, 1);
@@ -106,17 +107,17 @@ pub(super) async fn redrive(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Resul
         "UPDATE tasks SET is_input = 1 WHERE id IN {ints $1} AND is_input = 0 \
            AND EXISTS (SELECT 1 FROM groups g WHERE g.id = tasks.grp AND g.then_task IS NOT NULL) RETURNING job, grp"
     );
-    for (job, group) in tx.rows::<(i64, i64)>(inputs, args![array(&ids)?]).await? {
+    for (job, group) in tx.rows::<(i64, i64)>(inputs, args![array(&ids)]).await? {
         changes.leaf(job, group);
     }
     let jobs: Vec<i64> = back.iter().map(|(_, job, _)| *job).collect();
-    tx.execute(sql!("UPDATE jobs SET stopping = 0 WHERE id IN {ints $1}"), args![array(&jobs)?]).await?;
+    tx.execute(sql!("UPDATE jobs SET stopping = 0 WHERE id IN {ints $1}"), args![array(&jobs)]).await?;
     let back: Vec<i64> = back.into_iter().map(|(task, ..)| task).collect();
     outbox::put(tx, &back).await?;
     let back: HashSet<i64> = back.into_iter().collect();
     let letters: Vec<Letter> = letters.into_iter().filter(|l| l.task.is_some_and(|task| back.contains(&task))).collect();
     let ids: Vec<i64> = letters.iter().map(|l| l.id).collect();
-    tx.execute(sql!("DELETE FROM dead_letters WHERE id IN {ints $1}"), args![array(&ids)?]).await?;
+    tx.execute(sql!("DELETE FROM dead_letters WHERE id IN {ints $1}"), args![array(&ids)]).await?;
     finish(tx, changes).await?;
     tx.enqueued |= !back.is_empty();
     letters.into_iter().map(Letter::into_view).collect()
@@ -129,11 +130,11 @@ pub(super) async fn purge(tx: &mut Tx<'_>, filter: &DeadLetterFilter) -> Result<
     lock::jobs_of(tx, &tasks).await?;
     // One that was put back meanwhile has no letter any more.
     let ids: Vec<i64> = letters.iter().map(|l| l.id).collect();
-    let gone: Vec<(i64,)> = tx.rows(sql!("DELETE FROM dead_letters WHERE id IN {ints $1} RETURNING id"), args![array(&ids)?]).await?;
+    let gone: Vec<(i64,)> = tx.rows(sql!("DELETE FROM dead_letters WHERE id IN {ints $1} RETURNING id"), args![array(&ids)]).await?;
     let gone: HashSet<i64> = gone.into_iter().map(|(id,)| id).collect();
     let letters: Vec<Letter> = letters.into_iter().filter(|l| gone.contains(&l.id)).collect();
     let tasks: Vec<i64> = letters.iter().filter_map(|l| l.task).collect();
     let forget = sql!("UPDATE tasks SET manifest = NULL, children = NULL, leftover = $2 WHERE id IN {ints $1} AND state = 'DEAD'");
-    tx.execute(forget, args![array(&tasks)?, tx.now]).await?;
+    tx.execute(forget, args![array(&tasks), tx.now]).await?;
     letters.into_iter().map(Letter::into_view).collect()
 }

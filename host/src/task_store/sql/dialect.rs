@@ -19,7 +19,10 @@ use std::sync::OnceLock;
 /// Which database a statement is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
+    /// Of the connection that writes, which is given rows as they are, and hands them over so.
     Sqlite,
+    /// Of those that only read.
+    SqliteReader,
     Postgres,
 }
 
@@ -28,6 +31,7 @@ pub(super) struct Statement {
     sqlite: &'static str,
     postgres: &'static str,
     for_sqlite: OnceLock<String>,
+    for_sqlite_reader: OnceLock<String>,
     for_postgres: OnceLock<String>,
 }
 
@@ -38,13 +42,14 @@ impl Statement {
 
     /// For the rare statement that the databases do in different ways.
     pub const fn pair(sqlite: &'static str, postgres: &'static str) -> Self {
-        Self { sqlite, postgres, for_sqlite: OnceLock::new(), for_postgres: OnceLock::new() }
+        Self { sqlite, postgres, for_sqlite: OnceLock::new(), for_sqlite_reader: OnceLock::new(), for_postgres: OnceLock::new() }
     }
 
     /// What the database is told.
     pub fn text(&'static self, dialect: Dialect) -> &'static str {
         match dialect {
             Dialect::Sqlite => self.for_sqlite.get_or_init(|| expand(self.sqlite, dialect)),
+            Dialect::SqliteReader => self.for_sqlite_reader.get_or_init(|| expand(self.sqlite, dialect)),
             Dialect::Postgres => self.for_postgres.get_or_init(|| expand(self.postgres, dialect)),
         }
     }
@@ -74,42 +79,45 @@ pub(super) fn expand(text: &str, dialect: Dialect) -> String {
 }
 
 fn replacement(directive: &str, dialect: Dialect) -> Option<String> {
-    use Dialect::{Postgres, Sqlite};
+    use Dialect::{Postgres, Sqlite, SqliteReader};
     let mut words = directive.split_whitespace();
     let name = words.next()?;
     Some(match (name, dialect) {
+        ("rows", Sqlite) => table(words, |n, column, _| format!("c{n} AS {column}"), "given")?,
         // `jsonb_each` hands elements on in binary: `json_each` would write each as text again, for every column to parse.
-        ("rows", Sqlite) => table(words, |n, column, _| format!("value->>{n} AS {column}"), "jsonb_each")?,
+        ("rows", SqliteReader) => table(words, |n, column, _| format!("value->>{n} AS {column}"), "jsonb_each")?,
         // Binary as well: text would be parsed again for every column.
         ("rows", Postgres) => table(words, |n, column, kind| format!("(value->>{n})::{kind} AS {column}"), "jsonb_array_elements")?,
-        ("ints" | "texts", Sqlite) => format!("(SELECT value FROM json_each({}))", words.next()?),
+        ("ints" | "texts", Sqlite) => format!("(SELECT c0 AS value FROM given({}))", words.next()?),
+        ("ints" | "texts", SqliteReader) => format!("(SELECT value FROM json_each({}))", words.next()?),
         ("ints", Postgres) => format!("(SELECT value::bigint AS value FROM json_array_elements_text({}::json))", words.next()?),
         ("texts", Postgres) => format!("(SELECT value FROM json_array_elements_text({}::json))", words.next()?),
-        ("json", Sqlite) => format!("json_group_array(json_array({}))", words.collect::<Vec<_>>().join(", ")),
+        ("json", Sqlite) => words.collect::<Vec<_>>().join(", "),
+        ("json", SqliteReader) => format!("json_group_array(json_array({}))", words.collect::<Vec<_>>().join(", ")),
         ("json", Postgres) => {
             format!("coalesce(json_agg(json_build_array({})), '[]')::text", words.collect::<Vec<_>>().join(", "))
         }
-        ("now", Sqlite) => "CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER)".to_owned(),
+        ("now", Sqlite | SqliteReader) => "CAST(unixepoch('subsec') * 1000 + 0.5 AS INTEGER)".to_owned(),
         ("now", Postgres) => "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)".to_owned(),
-        ("version", Sqlite) => "'SQLite ' || sqlite_version()".to_owned(),
+        ("version", Sqlite | SqliteReader) => "'SQLite ' || sqlite_version()".to_owned(),
         ("version", Postgres) => "'PostgreSQL ' || current_setting('server_version')".to_owned(),
-        ("max" | "min", Sqlite) => name.to_owned(),
+        ("max" | "min", Sqlite | SqliteReader) => name.to_owned(),
         ("max", Postgres) => "greatest".to_owned(),
         ("min", Postgres) => "least".to_owned(),
-        ("limit", Sqlite) => format!("LIMIT {} + 0", words.next()?),
+        ("limit", Sqlite | SqliteReader) => format!("LIMIT {} + 0", words.next()?),
         ("limit", Postgres) => format!("LIMIT {}", words.next()?),
-        ("join", Sqlite) => "CROSS JOIN".to_owned(),
+        ("join", Sqlite | SqliteReader) => "CROSS JOIN".to_owned(),
         ("join", Postgres) => "JOIN".to_owned(),
-        ("index", Sqlite) => format!("INDEXED BY {}", words.next()?),
+        ("index", Sqlite | SqliteReader) => format!("INDEXED BY {}", words.next()?),
         ("skip", Postgres) => format!("FOR NO KEY UPDATE OF {} SKIP LOCKED", words.nth(1)?),
-        ("index", Postgres) | ("skip", Sqlite) => String::new(),
+        ("index", Postgres) | ("skip", Sqlite | SqliteReader) => String::new(),
         _ => return None,
     })
 }
 
 fn table<'a>(mut words: impl Iterator<Item = &'a str>, column: impl Fn(usize, &str, &str) -> String, function: &str) -> Option<String> {
     let parameter = words.next()?;
-    let cast = if function == "jsonb_each" { "" } else { "::jsonb" };
+    let cast = if function == "jsonb_array_elements" { "::jsonb" } else { "" };
     let columns: Vec<String> = columns(words).enumerate().map(|(n, (name, kind))| column(n, name, kind)).collect();
     Some(format!("(SELECT {} FROM {function}({parameter}{cast}))", columns.join(", ")))
 }
@@ -132,6 +140,11 @@ mod tests {
             "UPDATE t SET a = {max}(t.a, $2) FROM {rows $1 id:int name:text} c WHERE t.id = c.id OR t.id IN {ints $3} {skip locked t}";
         assert_eq!(
             expand(text, Dialect::Sqlite),
+            "UPDATE t SET a = max(t.a, $2) FROM (SELECT c0 AS id, c1 AS name FROM given($1)) c WHERE t.id = c.id \
+             OR t.id IN (SELECT c0 AS value FROM given($3)) "
+        );
+        assert_eq!(
+            expand(text, Dialect::SqliteReader),
             "UPDATE t SET a = max(t.a, $2) FROM (SELECT value->>0 AS id, value->>1 AS name FROM jsonb_each($1)) c WHERE t.id = c.id \
              OR t.id IN (SELECT value FROM json_each($3)) "
         );
@@ -141,7 +154,8 @@ mod tests {
              FROM jsonb_array_elements($1::jsonb)) c WHERE t.id = c.id \
              OR t.id IN (SELECT value::bigint AS value FROM json_array_elements_text($3::json)) FOR NO KEY UPDATE OF t SKIP LOCKED"
         );
-        assert_eq!(expand("{json a b}", Dialect::Sqlite), "json_group_array(json_array(a, b))");
+        assert_eq!(expand("{json a b}", Dialect::Sqlite), "a, b");
+        assert_eq!(expand("{json a b}", Dialect::SqliteReader), "json_group_array(json_array(a, b))");
         assert_eq!(expand("{json a b}", Dialect::Postgres), "coalesce(json_agg(json_build_array(a, b)), '[]')::text");
         assert_eq!(expand("{unknown} {", Dialect::Sqlite), "{unknown} {}");
     }

@@ -3,11 +3,12 @@
 //!
 //! One update per group, and one per job, for a whole transaction.
 
-use super::database::{args, array, columns};
+use super::database::args;
 use super::dialect::sql;
 use super::fault::Fault;
 use super::insert::{self, NewRow};
 use super::outbox;
+use super::rows::{array, columns};
 use super::transaction::Tx;
 use crate::task::children::{Children, Delivery, NewTask};
 use crate::task::hooks::TaskError;
@@ -219,7 +220,7 @@ async fn taken(tx: &mut Tx<'_>, parents: &[Parent]) -> Result<Taken, Fault> {
             SELECT t.tenant, t.task_id, t.payload_hash FROM {rows $1 tenant:text task_id:text} w \
             {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id) c"
     );
-    let found: Vec<(String, String, String)> = tx.json(find, args![array(&ids)?]).await?;
+    let found: Vec<(String, String, String)> = tx.json(find, args![array(&ids)]).await?;
     Ok(found.into_iter().map(|(tenant, id, hash)| ((tenant, id), hash)).collect())
 }
 
@@ -269,7 +270,7 @@ async fn refuse(tx: &mut Tx<'_>, refused: &[Refused<'_>]) -> Result<(), Fault> {
          SELECT tenant, task_id, job_id, step, 'conflict', error, 0, message, $2 \
          FROM {rows $1 tenant:text task_id:text job_id:text step:text error:text message:text} c"
     );
-    tx.execute(write, args![array(refused)?, tx.now]).await
+    tx.execute(write, args![array(refused), tx.now]).await
 }
 
 async fn insert_groups(tx: &mut Tx<'_>, groups: &[(i64, i64, i64)]) -> Result<(), Fault> {
@@ -277,7 +278,7 @@ async fn insert_groups(tx: &mut Tx<'_>, groups: &[(i64, i64, i64)]) -> Result<()
         return Ok(());
     }
     let insert = sql!("INSERT INTO groups (id, job, then_task) SELECT id, job, then_task FROM {rows $1 id:int job:int then_task:int} c");
-    tx.execute(insert, args![array(groups)?]).await
+    tx.execute(insert, args![array(groups)]).await
 }
 
 /// A task with children is no leaf of its group any more; one whose children were all absorbed or refused still is.
@@ -290,7 +291,7 @@ async fn mark_parents(tx: &mut Tx<'_>, miscounted: &[(i64, i64, bool)]) -> Resul
         "UPDATE tasks SET child_count = child_count + c.more, is_input = c.is_input \
          FROM {rows $1 id:int more:int is_input:int} c WHERE tasks.id = c.id"
     );
-    tx.execute(mark, args![array(&rows)?]).await
+    tx.execute(mark, args![array(&rows)]).await
 }
 
 /// Applies the counts and returns every `then` whose group has no live task now.
@@ -303,7 +304,7 @@ async fn count_groups(tx: &mut Tx<'_>, groups: &BTreeMap<i64, Delta>) -> Result<
         "UPDATE groups SET live = groups.live + c.live, leaves = groups.leaves + c.leaves \
          FROM {rows $1 id:int live:int leaves:int} c WHERE groups.id = c.id"
     );
-    tx.execute(count, args![array(&rows)?]).await?;
+    tx.execute(count, args![array(&rows)]).await?;
     let ids: Vec<i64> = groups.iter().filter(|(_, delta)| delta.is_inner).map(|(group, _)| *group).collect();
     if ids.is_empty() {
         return Ok(Vec::new());
@@ -312,7 +313,7 @@ async fn count_groups(tx: &mut Tx<'_>, groups: &BTreeMap<i64, Delta>) -> Result<
         "SELECT {json then_task} FROM (\
             SELECT g.then_task FROM {ints $1} w {join} groups g ON g.id = w.value WHERE g.live = 0 AND g.then_task IS NOT NULL) c"
     );
-    Ok(tx.json::<(i64,)>(over, args![array(&ids)?]).await?.into_iter().map(|(then,)| then).collect())
+    Ok(tx.json::<(i64,)>(over, args![array(&ids)]).await?.into_iter().map(|(then,)| then).collect())
 }
 
 /// Lets every `then` go, once; in a cancelled job it ends instead, and that is a change in its own group.
@@ -329,7 +330,7 @@ async fn wake(tx: &mut Tx<'_>, thens: &[i64]) -> Result<BTreeMap<i64, Delta>, Fa
          FROM jobs j WHERE tasks.id IN {ints $1} AND tasks.state = 'WAITING' AND j.id = tasks.job \
          RETURNING tasks.id, tasks.job, tasks.grp, tasks.state"
     );
-    let rows: Vec<(i64, i64, i64, String)> = tx.rows(wake, args![array(thens)?, tx.now]).await?;
+    let rows: Vec<(i64, i64, i64, String)> = tx.rows(wake, args![array(thens), tx.now]).await?;
     let mut woken = Vec::new();
     for (id, job, group, state) in rows {
         match state.as_str() {
@@ -360,8 +361,8 @@ async fn count_jobs(tx: &mut Tx<'_>, jobs: &BTreeMap<i64, i64>) -> Result<(), Fa
                     WHEN cancel_at IS NOT NULL THEN 'CANCELLED' ELSE 'DONE' END \
          FROM {rows $1 id:int live:int} c WHERE jobs.id = c.id"
     );
-    tx.execute(count, args![array(&rows)?, tx.now]).await?;
+    tx.execute(count, args![array(&rows), tx.now]).await?;
     let ids: Vec<&i64> = jobs.keys().collect();
     let over = sql!("DELETE FROM turns WHERE job IN (SELECT j.id FROM {ints $1} w {join} jobs j ON j.id = w.value WHERE j.live = 0)");
-    tx.execute(over, args![array(&ids)?]).await
+    tx.execute(over, args![array(&ids)]).await
 }

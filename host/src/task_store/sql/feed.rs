@@ -1,9 +1,10 @@
 //! Jobs that are fed from outside: sealing them, and closing those that nobody has sealed.
 
-use super::database::{args, array};
+use super::database::args;
 use super::dialect::sql;
 use super::end::{Changes, finish};
 use super::fault::Fault;
+use super::rows::array;
 use super::transaction::Tx;
 use crate::task::state::JobState;
 use crate::task_store::StoreError;
@@ -28,7 +29,7 @@ pub(super) async fn close_idle(tx: &mut Tx<'_>, fed_idle: i64, idle: &[(&str, i6
            AND (j.queue IS NULL OR EXISTS (SELECT 1 FROM {rows $3 queue:text ms:int} q WHERE q.queue = j.queue AND q.ms >= $2)) \
          ORDER BY j.idle_since {limit $4} {skip locked j}"
     );
-    let jobs: Vec<(i64,)> = tx.rows(quiet, args![tx.now, fed_idle, array(idle)?, limit]).await?;
+    let jobs: Vec<(i64,)> = tx.rows(quiet, args![tx.now, fed_idle, array(idle), limit]).await?;
     if jobs.is_empty() {
         return Ok(0);
     }
@@ -39,7 +40,7 @@ pub(super) async fn close_idle(tx: &mut Tx<'_>, fed_idle: i64, idle: &[(&str, i6
 
 async fn close(tx: &mut Tx<'_>, jobs: &[i64], feed: &str) -> Result<(), Fault> {
     let close = sql!("UPDATE jobs SET feed = $2 WHERE id IN {ints $1} AND feed IN ('open', 'idle')");
-    tx.execute(close, args![array(jobs)?, feed]).await?;
+    tx.execute(close, args![array(jobs), feed]).await?;
     let mut changes = Changes::default();
     jobs.iter().for_each(|job| changes.job(*job));
     finish(tx, changes).await

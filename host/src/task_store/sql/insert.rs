@@ -1,14 +1,15 @@
 //! New rows of `tasks`, and the tags by which the jobs of a step take turns.
 
-use super::database::{Asked, args, array, columns};
+use super::database::{Asked, args};
 use super::dialect::{Statement, sql};
 use super::fault::Fault;
+use super::rows::{Rows, array, columns};
 use super::transaction::Tx;
 use crate::task::children::{Delivery, NewTask};
 use crate::task::state::TaskState;
 use std::collections::{BTreeMap, HashMap};
 
-/// Bytes of JSON per insert: keeps one statement's parameter far below SQLite's bound of 1 GB.
+/// Bytes of rows per insert: keeps one statement's parameter far below SQLite's bound of 1 GB.
 const CHUNK: usize = 4 << 20;
 
 /// A row to insert.
@@ -113,17 +114,20 @@ static INSERT_MESSAGES: Statement =
 pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fault> {
     let (mut waiting, mut leased) = (Insert::by(&INSERT), Insert::by(&INSERT_LEASED));
     for row in rows {
-        let (insert, columns) = match row.lease {
+        let insert = match row.lease {
             None => {
                 let columns = columns(row, tx.now)?;
                 tx.enqueued |= row.state == TaskState::Queued && columns.queue.is_none();
-                (&mut waiting, serde_json::to_string(&columns)?)
+                waiting.tasks.push(&columns);
+                &mut waiting
             }
-            Some(lease) => (&mut leased, serde_json::to_string(&leased_columns(row, lease, tx.now)?)?),
+            Some(lease) => {
+                leased.tasks.push(&leased_columns(row, lease, tx.now)?);
+                &mut leased
+            }
         };
-        insert.tasks.push(&columns);
-        insert.messages.push(&serde_json::to_string(&(row.id, row.task.message.to_json()))?);
-        if insert.tasks.0.len() + insert.messages.0.len() > CHUNK {
+        insert.messages.push(&(row.id, row.task.message.to_json()));
+        if insert.tasks.bytes() + insert.messages.bytes() > CHUNK {
             insert.flush(tx).await?;
         }
     }
@@ -134,37 +138,21 @@ pub(super) async fn rows(tx: &mut Tx<'_>, rows: &[NewRow<'_>]) -> Result<(), Fau
 /// Rows of one kind, until there are enough for a statement.
 struct Insert {
     by: &'static Statement,
-    tasks: Array,
-    messages: Array,
+    tasks: Rows,
+    messages: Rows,
 }
 
 impl Insert {
     fn by(by: &'static Statement) -> Self {
-        Self { by, tasks: Array(String::new()), messages: Array(String::new()) }
+        Self { by, tasks: Rows::default(), messages: Rows::default() }
     }
 
     async fn flush(&mut self, tx: &mut Tx<'_>) -> Result<(), Fault> {
-        if self.tasks.0.is_empty() {
+        if self.tasks.is_empty() {
             return Ok(());
         }
-        tx.execute(self.by, args![self.tasks.take(), tx.now]).await?;
-        tx.execute(&INSERT_MESSAGES, args![self.messages.take()]).await
-    }
-}
-
-/// A JSON array that grows row by row, so that its length is known.
-struct Array(String);
-
-impl Array {
-    fn push(&mut self, row: &str) {
-        self.0.push(if self.0.is_empty() { '[' } else { ',' });
-        self.0.push_str(row);
-    }
-
-    fn take(&mut self) -> String {
-        let mut whole = std::mem::take(&mut self.0);
-        whole.push(']');
-        whole
+        tx.execute(self.by, args![std::mem::take(&mut self.tasks), tx.now]).await?;
+        tx.execute(&INSERT_MESSAGES, args![std::mem::take(&mut self.messages)]).await
     }
 }
 
@@ -275,7 +263,7 @@ pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
                                         WHERE t.job = w.job AND t.step = w.step AND t.priority = w.priority), 0)) AS base \
             FROM {rows $1 n:int job:int pipeline:text step:text priority:int} w) c"
     );
-    let bases: Vec<(usize, i64)> = tx.json(bases, args![array(&numbered)?]).await?;
+    let bases: Vec<(usize, i64)> = tx.json(bases, args![array(&numbered)]).await?;
     let bases: HashMap<usize, i64> = bases.into_iter().collect();
     let mut next: BTreeMap<Turn, i64> =
         wanted.into_iter().enumerate().map(|(n, turn)| (turn, bases.get(&n).copied().unwrap_or_default())).collect();
@@ -297,7 +285,7 @@ pub(super) async fn assign_turns(tx: &mut Tx<'_>, rows: &mut [NewRow<'_>]) -> Re
          SELECT job, step, priority, next FROM {rows $1 job:int step:text priority:int next:int} c WHERE true \
          ON CONFLICT (job, step, priority) DO UPDATE SET next = excluded.next"
     );
-    tx.execute(keep, args![array(&kept)?]).await
+    tx.execute(keep, args![array(&kept)]).await
 }
 
 /// Pipeline, step and priority.
@@ -317,5 +305,5 @@ pub(super) fn ask_clocks(lanes: &[Lane<'_>]) -> Result<Asked, Fault> {
                                   WHERE l.pipeline = w.pipeline AND l.step = w.step AND l.priority = w.priority), 0) AS clock \
             FROM {rows $1 n:int pipeline:text step:text priority:int} w) c"
     );
-    Ok((clocks, args![array(&numbered)?].into()))
+    Ok((clocks, args![array(&numbered)].into()))
 }

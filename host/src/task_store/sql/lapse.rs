@@ -1,10 +1,11 @@
 //! Leases that ran out, and the dead letters of whatever is given up.
 
 use super::claim::priority;
-use super::database::{args, array};
+use super::database::args;
 use super::dialect::{Statement, sql};
 use super::end::{Changes, LAST, Parent, finish};
 use super::fault::Fault;
+use super::rows::array;
 use super::run_end::{Closed, close_claims};
 use super::transaction::Tx;
 use crate::task::children::{self, Children, FailureRoute, GivenUp, NewTask};
@@ -67,7 +68,7 @@ pub(super) async fn take_back(tx: &mut Tx<'_>, lapsed: &[Lapsed]) -> Result<u64,
     }
     let error = TaskError::new("crashed", "the lease lapsed: the worker died, hung or could not reach the store");
     let ids: Vec<i64> = lapsed.iter().map(|l| l.id).collect();
-    let args = args![tx.now, MAX_CRASHES, serde_json::to_string(&error)?, array(&ids)?];
+    let args = args![tx.now, MAX_CRASHES, serde_json::to_string(&error)?, array(&ids)];
     let rows: Vec<TakenBack> = tx.rows(&LAPSE, args).await?;
     let closed: Vec<_> =
         rows.iter().map(|r| Closed { task: r.id, epoch: r.epoch, ended: "lapsed", error: Some(&error), log: "" }).collect();
@@ -97,7 +98,7 @@ pub(super) async fn bury(tx: &mut Tx<'_>, tasks: &[(i64, TaskError)], changes: &
         "UPDATE tasks SET state = 'DEAD', error = c.error, ended_at = $2, leftover = NULL \
          FROM {rows $1 id:int error:text} c WHERE tasks.id = c.id RETURNING tasks.id, job, grp"
     );
-    let buried: Vec<(i64, i64, i64)> = tx.rows(bury, args![array(&rows)?, tx.now]).await?;
+    let buried: Vec<(i64, i64, i64)> = tx.rows(bury, args![array(&rows), tx.now]).await?;
     for (_, job, group) in &buried {
         changes.live(*job, *group, -1);
     }
@@ -117,7 +118,7 @@ pub(super) async fn give_up(tx: &mut Tx<'_>, tasks: &[(i64, &str)], changes: &mu
          FROM {rows $1 id:int code:text} w {join} tasks t ON t.id = w.id JOIN jobs j ON j.id = t.job JOIN messages m ON m.task = t.id \
          WHERE t.on_failure IS NOT NULL AND j.stopping = 0"
     );
-    let rows: Vec<Dead> = tx.rows(follow, args![array(tasks)?]).await?;
+    let rows: Vec<Dead> = tx.rows(follow, args![array(tasks)]).await?;
     let mut failures = Vec::with_capacity(rows.len());
     for row in rows {
         match row.follows() {
@@ -143,7 +144,7 @@ async fn followed(tx: &mut Tx<'_>, failures: &[(Dead, NewTask)]) -> Result<HashS
         "SELECT w.id FROM {rows $1 id:int tenant:text task_id:text} w {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id \
          WHERE t.parent = w.id"
     );
-    Ok(tx.rows::<(i64,)>(find, args![array(&ids)?]).await?.into_iter().map(|(id,)| id).collect())
+    Ok(tx.rows::<(i64,)>(find, args![array(&ids)]).await?.into_iter().map(|(id,)| id).collect())
 }
 
 /// A task that is DEAD, and has a step for failures.
@@ -187,5 +188,5 @@ async fn write_letters(tx: &mut Tx<'_>, tasks: &[(i64, &str)]) -> Result<(), Fau
          SELECT t.tenant, t.id, t.task_id, j.job_id, t.step, w.code, t.error, t.attempts, m.message, $2 \
          FROM {rows $1 id:int code:text} w {join} tasks t ON t.id = w.id JOIN jobs j ON j.id = t.job JOIN messages m ON m.task = t.id"
     );
-    tx.execute(write, args![array(tasks)?, tx.now]).await
+    tx.execute(write, args![array(tasks), tx.now]).await
 }

@@ -7,11 +7,12 @@
 //! for each other.
 //! Claims hold no job: they skip what is locked.
 
-use super::database::{args, array};
+use super::database::args;
 use super::dialect::sql;
 use super::fault::Fault;
 use super::lapse::Lapsed;
 use super::request::Request;
+use super::rows::array;
 use super::submit::covering;
 use super::transaction::Tx;
 use crate::task::id::TaskKey;
@@ -78,7 +79,7 @@ pub(super) async fn named(tx: &mut Tx<'_>, batch: &[&Request], lapsed: &[Lapsed]
                                                ELSE pg_advisory_xact_lock_shared(w.key)::text END AS held \
                                    FROM (SELECT * FROM {rows $1 key:int alone:int} r ORDER BY key) w) locks WHERE held IS NOT NULL"
         );
-        tx.execute(take, args![array(&locks)?]).await?;
+        tx.execute(take, args![array(&locks)]).await?;
     }
     if !ending.is_empty() || !jobs.is_empty() || !lapsed.is_empty() {
         let of_lapsed: Vec<i64> = lapsed.iter().map(|l| l.job).collect();
@@ -88,7 +89,7 @@ pub(super) async fn named(tx: &mut Tx<'_>, batch: &[&Request], lapsed: &[Lapsed]
                   UNION SELECT j.id FROM {rows $2 tenant:text job_id:text} w JOIN jobs j ON j.tenant = w.tenant AND j.job_id = w.job_id \
                   UNION SELECT value FROM {ints $3} l) ORDER BY id FOR NO KEY UPDATE) held"
         );
-        tx.execute(lock_jobs, args![array(&ending)?, array(&jobs)?, array(&of_lapsed)?]).await?;
+        tx.execute(lock_jobs, args![array(&ending), array(&jobs), array(&of_lapsed)]).await?;
     }
     ending.append(&mut leased);
     // One row cannot be locked in a wrong order, but must be locked before it is read.
@@ -99,7 +100,7 @@ pub(super) async fn named(tx: &mut Tx<'_>, batch: &[&Request], lapsed: &[Lapsed]
                  (SELECT t.id FROM {rows $1 tenant:text task_id:text} w JOIN tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id \
                   UNION SELECT value FROM {ints $2} l) ORDER BY id FOR NO KEY UPDATE) held"
         );
-        tx.execute(lock_tasks, args![array(&ending)?, array(&tasks)?]).await?;
+        tx.execute(lock_tasks, args![array(&ending), array(&tasks)]).await?;
     }
     Ok(())
 }
@@ -117,7 +118,7 @@ pub(super) async fn jobs_of(tx: &mut Tx<'_>, tasks: &[i64]) -> Result<(), Fault>
         "SELECT count(*) FROM (SELECT id FROM jobs WHERE id IN (SELECT job FROM tasks WHERE id IN {ints $1}) \
                                ORDER BY id FOR NO KEY UPDATE) held"
     );
-    tx.execute(lock, args![array(tasks)?]).await
+    tx.execute(lock, args![array(tasks)]).await
 }
 
 /// Locks jobs by number.
@@ -126,7 +127,7 @@ pub(super) async fn jobs(tx: &mut Tx<'_>, jobs: &[i64]) -> Result<(), Fault> {
         return Ok(());
     }
     let lock = sql!("SELECT count(*) FROM (SELECT id FROM jobs WHERE id IN {ints $1} ORDER BY id FOR NO KEY UPDATE) held");
-    tx.execute(lock, args![array(jobs)?]).await
+    tx.execute(lock, args![array(jobs)]).await
 }
 
 /// Locks a job with all its tasks that have not ended.

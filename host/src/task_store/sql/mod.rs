@@ -25,6 +25,7 @@ mod outbox;
 mod postgres;
 mod prune;
 mod request;
+mod rows;
 mod run_end;
 mod sqlite;
 mod submit;

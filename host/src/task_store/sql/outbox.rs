@@ -1,10 +1,11 @@
 //! The outbox: messages on their way to brokers. Written in the transaction that makes a task ready, gone once a broker has confirmed.
 
-use super::database::{Db, args, array};
+use super::database::{Db, args};
 use super::dialect::sql;
 use super::end::Parent;
 use super::fault::Fault;
 use super::insert::NewRow;
+use super::rows::array;
 use super::run_end::millis;
 use super::transaction::Tx;
 use crate::task::children::{Delivery, NewTask};
@@ -23,7 +24,7 @@ pub(super) async fn put(tx: &mut Tx<'_>, tasks: &[i64]) -> Result<(), Fault> {
          SELECT t.id, t.tenant, t.task_id, t.queue, t.not_before, m.message FROM {ints $1} w \
          {join} tasks t ON t.id = w.value JOIN messages m ON m.task = t.id WHERE t.state = 'QUEUED' AND t.queue IS NOT NULL"
     );
-    tx.execute(put, args![array(tasks)?]).await
+    tx.execute(put, args![array(tasks)]).await
 }
 
 /// The same for rows that were just inserted.
@@ -53,7 +54,7 @@ pub(super) async fn send_foreign(tx: &mut Tx<'_>, children: &[(&Parent, &NewTask
         "INSERT INTO outbox (tenant, task_id, queue, not_before, body) \
          SELECT tenant, task_id, queue, not_before, body FROM {rows $1 tenant:text task_id:text queue:text not_before:int body:text} c"
     );
-    tx.execute(put, args![array(&rows)?]).await
+    tx.execute(put, args![array(&rows)]).await
 }
 
 /// Whether anything is to be sent to these queues, or to any; false spares a transaction.
@@ -62,7 +63,7 @@ pub(super) async fn anything(db: &mut Db<'_>, queues: Option<&[String]>) -> Resu
         None => db.one(sql!("SELECT EXISTS (SELECT 1 FROM outbox)"), args![]).await?,
         Some(queues) => {
             let of_these = sql!("SELECT EXISTS (SELECT 1 FROM outbox WHERE queue IN {texts $1})");
-            db.one(of_these, args![array(queues)?]).await?
+            db.one(of_these, args![array(queues)]).await?
         }
     };
     Ok(anything)
@@ -79,7 +80,7 @@ pub(super) async fn outgoing(tx: &mut Tx<'_>, queues: Option<&[String]>, lease: 
          RETURNING id, queue, tenant, task_id, body, not_before"
     );
     let mut rows: Vec<(i64, String, String, String, String, i64)> =
-        tx.rows(take, args![now, millis(lease), limit, any, array(queues.unwrap_or_default())?]).await?;
+        tx.rows(take, args![now, millis(lease), limit, any, array(queues.unwrap_or_default())]).await?;
     rows.sort_by_key(|(id, ..)| *id);
     let delay = |not_before: i64| Duration::from_millis((not_before - now).max(0).unsigned_abs());
     Ok(rows
@@ -101,8 +102,8 @@ pub(super) async fn sent(tx: &mut Tx<'_>, ids: &[i64]) -> Result<(), Fault> {
                                    AND t.id IN (SELECT o.task FROM outbox o WHERE o.id IN {ints $1}) ORDER BY t.id {skip locked t}) \
          UPDATE tasks SET sent_at = $2 WHERE id IN (SELECT id FROM c)"
     );
-    tx.execute(under_way, args![array(ids)?, tx.now]).await?;
-    tx.execute(sql!("DELETE FROM outbox WHERE id IN {ints $1}"), args![array(ids)?]).await
+    tx.execute(under_way, args![array(ids), tx.now]).await?;
+    tx.execute(sql!("DELETE FROM outbox WHERE id IN {ints $1}"), args![array(ids)]).await
 }
 
 /// How long a QUEUED task waits for a message that should be under way, before one is sent again; doubled each time.
@@ -132,7 +133,7 @@ pub(super) async fn resend(tx: &mut Tx<'_>, request: &SweepRequest) -> Result<u6
            AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.task = t.id) \
          {limit $5} {skip locked t}"
     );
-    let args = args![tx.now, array(&empty)?, millis(request.lease), RESEND_DOUBLINGS, limit];
+    let args = args![tx.now, array(&empty), millis(request.lease), RESEND_DOUBLINGS, limit];
     let quiet: Vec<(i64,)> = if empty.is_empty() { Vec::new() } else { tx.rows(quiet, args).await? };
     let mut lost: Vec<i64> = old.into_iter().chain(quiet).map(|(id,)| id).collect();
     lost.sort_unstable();
@@ -140,7 +141,7 @@ pub(super) async fn resend(tx: &mut Tx<'_>, request: &SweepRequest) -> Result<u6
     lost.truncate(limit as usize);
     if !lost.is_empty() {
         put(tx, &lost).await?;
-        tx.execute(sql!("UPDATE tasks SET sent_at = $2, sends = sends + 1 WHERE id IN {ints $1}"), args![array(&lost)?, tx.now]).await?;
+        tx.execute(sql!("UPDATE tasks SET sent_at = $2, sends = sends + 1 WHERE id IN {ints $1}"), args![array(&lost), tx.now]).await?;
     }
     Ok(lost.len() as u64)
 }

@@ -1,8 +1,9 @@
 //! Removing jobs that ended long ago, with everything that belongs to them.
 
-use super::database::{args, array};
+use super::database::args;
 use super::dialect::{Statement, sql};
 use super::fault::Fault;
+use super::rows::array;
 use super::run_end::millis;
 use super::transaction::Tx;
 use crate::task_store::Pruned;
@@ -51,15 +52,15 @@ pub(super) async fn prune(tx: &mut Tx<'_>, older_than: Duration, limit: u32, dry
     let jobs: Vec<(i64,)> = tx.rows(swept, args![before, limit]).await?;
     let jobs: Vec<i64> = jobs.into_iter().map(|(job,)| job).collect();
     let tasks = sql!("SELECT id FROM tasks {index tasks_job} WHERE job IN {ints $1}");
-    let tasks: Vec<(i64,)> = tx.rows(tasks, args![array(&jobs)?]).await?;
+    let tasks: Vec<(i64,)> = tx.rows(tasks, args![array(&jobs)]).await?;
     let tasks: Vec<i64> = tasks.into_iter().map(|(task,)| task).collect();
     if !dry_run && !jobs.is_empty() {
-        let ids = array(&tasks)?;
+        let ids = array(&tasks);
         for statement in &OF_TASKS {
-            tx.execute(statement, args![&ids]).await?;
+            tx.execute(statement, args![ids.clone()]).await?;
         }
-        tx.execute(sql!("DELETE FROM turns WHERE job IN {ints $1}"), args![array(&jobs)?]).await?;
-        tx.execute(sql!("DELETE FROM jobs WHERE id IN {ints $1}"), args![array(&jobs)?]).await?;
+        tx.execute(sql!("DELETE FROM turns WHERE job IN {ints $1}"), args![array(&jobs)]).await?;
+        tx.execute(sql!("DELETE FROM jobs WHERE id IN {ints $1}"), args![array(&jobs)]).await?;
     }
     Ok(Pruned { jobs: jobs.len() as u64, tasks: tasks.len() as u64, unswept: unswept.unsigned_abs() })
 }

@@ -1,10 +1,11 @@
 //! How a run ends that reached no commit, and the claim rows that every end of a run closes.
 
-use super::database::{args, array, columns};
+use super::database::args;
 use super::dialect::{Statement, sql};
 use super::end::Changes;
 use super::fault::Fault;
 use super::lapse::give_up;
+use super::rows::{array, columns};
 use super::transaction::Tx;
 use crate::task::hooks::TaskError;
 use crate::task::id::TaskKey;
@@ -113,7 +114,7 @@ pub(super) async fn settle(tx: &mut Tx<'_>, settles: &[Settle<'_>], changes: &mu
             columns.push(Columns::new(settle)?);
         }
     }
-    let rows: Vec<Settled> = tx.rows(&SETTLE, args![array(&columns)?, tx.now]).await?;
+    let rows: Vec<Settled> = tx.rows(&SETTLE, args![array(&columns), tx.now]).await?;
     let mut applied = HashSet::new();
     let mut closed = Vec::new();
     let mut dead = Vec::new();
@@ -167,14 +168,14 @@ pub(super) async fn close_claims(tx: &mut Tx<'_>, closed: &[Closed<'_>]) -> Resu
         .iter()
         .map(|c| Ok((c.task, c.epoch, c.ended, c.error.map(serde_json::to_string).transpose()?)))
         .collect::<Result<_, serde_json::Error>>()?;
-    tx.execute(&CLOSE_CLAIMS, args![array(&rows)?, tx.now]).await?;
+    tx.execute(&CLOSE_CLAIMS, args![array(&rows), tx.now]).await?;
     let logs: Vec<(i64, i64, &str)> = closed.iter().filter(|c| !c.log.is_empty()).map(|c| (c.task, c.epoch, c.log)).collect();
     if !logs.is_empty() {
         let keep = sql!(
             "INSERT INTO logs (task, epoch, text) SELECT task, epoch, text FROM {rows $1 task:int epoch:int text:text} c WHERE true \
              ON CONFLICT (task, epoch) DO NOTHING"
         );
-        tx.execute(keep, args![array(&logs)?]).await?;
+        tx.execute(keep, args![array(&logs)]).await?;
     }
     Ok(())
 }
@@ -202,7 +203,7 @@ pub(super) async fn answer(tx: &mut Tx<'_>, leases: &[(&Lease, &str)], applied: 
          {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} claims c ON c.task = t.id AND c.epoch = w.epoch \
          WHERE c.owner = w.owner AND (c.ended = w.ended OR (c.ended = 'cancelled' AND w.ended <> 'committed'))"
     );
-    let repeats: HashSet<i64> = tx.rows::<(i64,)>(repeats, args![array(&open)?]).await?.into_iter().map(|(n,)| n).collect();
+    let repeats: HashSet<i64> = tx.rows::<(i64,)>(repeats, args![array(&open)]).await?.into_iter().map(|(n,)| n).collect();
     for (index, ..) in open {
         if let Some(answer) = answers.get_mut(index).filter(|_| !repeats.contains(&(index as i64))) {
             *answer = Applied::Lost;

@@ -1,11 +1,12 @@
 //! New jobs with their root tasks, and further root tasks of jobs that are fed; a repeat has no effect, a conflict changes nothing.
 
-use super::database::{Asked, args, array, columns};
+use super::database::{Asked, args};
 use super::dialect::{Statement, sql};
 use super::end::{Changes, finish};
 use super::fault::Fault;
 use super::insert::{self, Lane, NewRow};
 use super::outbox;
+use super::rows::{array, columns};
 use super::run_end::millis;
 use super::transaction::Tx;
 use crate::task::state::TaskState;
@@ -334,7 +335,7 @@ pub(super) fn covering(prefix: &str) -> impl Iterator<Item = &str> {
 fn ask_occupied(jobs: &[&NewJob]) -> Result<Asked, Fault> {
     let chosen: BTreeSet<&str> = jobs.iter().filter_map(|new| new.chosen_prefix()).collect();
     let beside: BTreeSet<&str> = jobs.iter().map(|new| new.prefix.as_str()).chain(chosen.iter().copied()).collect();
-    Ok((&OCCUPIED, args![array(&ranges(&beside))?, array(&ranges(&chosen))?, array(&above(&beside))?].into()))
+    Ok((&OCCUPIED, args![array(&ranges(&beside)), array(&ranges(&chosen)), array(&above(&beside))].into()))
 }
 
 async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob], holders: &Holders, found: Prefixes) -> Result<Occupied, Fault> {
@@ -346,7 +347,7 @@ async fn occupied(tx: &mut Tx<'_>, jobs: &[&NewJob], holders: &Holders, found: P
     let fed = jobs.iter().filter(|new| new.feed != Feed::Single).map(|new| new.root.output_prefix.as_str());
     let beside_tasks: BTreeSet<&str> = of_jobs.chain(fed).collect();
     if any_chosen && !beside_tasks.is_empty() {
-        let asked = args![array(&ranges(&beside_tasks))?, array(&above(&beside_tasks))?];
+        let asked = args![array(&ranges(&beside_tasks)), array(&above(&beside_tasks))];
         taken.tasks = Prefixes::of(tx.rows(&CHOSEN, asked).await?);
     }
     Ok(taken)
@@ -405,7 +406,7 @@ fn ask_jobs(jobs: &[&NewJob]) -> Result<Asked, Fault> {
     );
     // Of a live job that is asked only where somebody would write to all of it: there may be many that are dead.
     let covers = jobs.iter().any(|new| new.chosen_prefix().is_some_and(|own| new.prefix.starts_with(own)));
-    Ok((find, args![array(&ids)?, i64::from(covers)].into()))
+    Ok((find, args![array(&ids), i64::from(covers)].into()))
 }
 
 fn ask_tasks(jobs: &[&NewJob]) -> Result<Asked, Fault> {
@@ -415,7 +416,7 @@ fn ask_tasks(jobs: &[&NewJob]) -> Result<Asked, Fault> {
             SELECT t.tenant, t.task_id, j.job_id, t.payload_hash FROM {rows $1 tenant:text task_id:text} w \
             {join} tasks t ON t.tenant = w.tenant AND t.task_id = w.task_id {join} jobs j ON j.id = t.job) c"
     );
-    Ok((find, args![array(&ids)?].into()))
+    Ok((find, args![array(&ids)].into()))
 }
 
 /// Returns the rows by number.
@@ -492,12 +493,12 @@ async fn keep_chosen(tx: &mut Tx<'_>, chosen: &[(i64, &str)]) -> Result<(), Faul
     if chosen.is_empty() {
         return Ok(());
     }
-    let chosen = array(chosen)?;
+    let chosen = array(chosen);
     let forget = sql!(
         "DELETE FROM prefixes WHERE task IN (SELECT p.task FROM {rows $1 task:int prefix:text} w {join} prefixes p ON p.prefix = w.prefix \
          {join} tasks t ON t.id = p.task WHERE t.state IN ('DONE', 'CANCELLED'))"
     );
-    tx.execute(forget, args![&chosen]).await?;
+    tx.execute(forget, args![chosen.clone()]).await?;
     let keep = sql!("INSERT INTO prefixes (task, prefix) SELECT task, prefix FROM {rows $1 task:int prefix:text} c");
     tx.execute(keep, args![chosen]).await
 }
@@ -548,9 +549,9 @@ async fn insert_jobs(tx: &mut Tx<'_>, jobs: &[JobRow<'_>], groups: &[(i64, i64, 
          FROM {rows $1 id:int tenant:text job_id:text pipeline:text prefix:text root_task:text queue:text feed:text expected:int \
                arrived:int live:int} c"
     );
-    tx.execute(insert, args![array(jobs)?, tx.now]).await?;
+    tx.execute(insert, args![array(jobs), tx.now]).await?;
     let insert = sql!("INSERT INTO groups (id, job, live) SELECT id, job, live FROM {rows $1 id:int job:int live:int} c");
-    tx.execute(insert, args![array(groups)?]).await
+    tx.execute(insert, args![array(groups)]).await
 }
 
 /// Writes down how fed jobs stand that were there before. One that was closed because nothing came is open again.
@@ -564,5 +565,5 @@ async fn feed(tx: &mut Tx<'_>, touched: &BTreeMap<i64, &Holder>) -> Result<(), F
         "UPDATE jobs SET feed = c.feed, expected = c.expected, arrived = c.arrived \
          FROM {rows $1 id:int feed:text expected:int arrived:int} c WHERE jobs.id = c.id"
     );
-    tx.execute(feed, args![array(&fed)?]).await
+    tx.execute(feed, args![array(&fed)]).await
 }

@@ -1,11 +1,12 @@
 //! What a crash left: lapsed leases end here, the rest is listed for whoever can reach the objects.
 
-use super::database::{Db, args, array};
+use super::database::{Db, args};
 use super::dialect::{Statement, sql};
 use super::fault::Fault;
 use super::feed;
 use super::lapse::{self, Lapsed};
 use super::outbox;
+use super::rows::array;
 use super::run_end::millis;
 use super::transaction::Tx;
 use crate::task::id::TaskKey;
@@ -78,7 +79,7 @@ async fn leftovers(tx: &mut Tx<'_>, lease: i64, limit: u32) -> Result<Vec<Leftov
     }
     let ids: Vec<i64> = rows.iter().map(|(id, ..)| *id).collect();
     let mut folders: HashMap<i64, (Vec<String>, bool)> = HashMap::new();
-    let mut claims: Vec<(i64, i64, String, i32)> = tx.rows(&CLAIMS, args![array(&ids)?, tx.now - millis(LAPSED_LATELY)]).await?;
+    let mut claims: Vec<(i64, i64, String, i32)> = tx.rows(&CLAIMS, args![array(&ids), tx.now - millis(LAPSED_LATELY)]).await?;
     claims.sort();
     for (task, epoch, owner, is_lapsed) in claims {
         let (folders, lapsed) = folders.entry(task).or_default();
@@ -99,5 +100,5 @@ pub(super) async fn swept(tx: &mut Tx<'_>, keys: &[TaskKey]) -> Result<(), Fault
         "UPDATE tasks SET leftover = NULL FROM {rows $1 tenant:text task_id:text} c \
          WHERE tasks.tenant = c.tenant AND tasks.task_id = c.task_id AND tasks.leftover IS NOT NULL"
     );
-    tx.execute(gone, args![array(&keys)?]).await
+    tx.execute(gone, args![array(&keys)]).await
 }

@@ -145,7 +145,7 @@ impl<'c> Tx<'c> {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let numbers: Vec<i64> = match self.db().dialect() {
             // This transaction is the only writer.
-            Dialect::Sqlite => {
+            Dialect::Sqlite | Dialect::SqliteReader => {
                 let first = self.highest + 1;
                 self.highest = self.highest.saturating_add(count);
                 (first..=self.highest).collect()

@@ -1,9 +1,10 @@
 //! Reading: what people and the run loop ask for. Nothing here writes.
 
 use super::claim::{count, priority};
-use super::database::{Db, Query, args, array};
+use super::database::{Db, Query, args};
 use super::dialect::{Statement, sql};
 use super::fault::Fault;
+use super::rows::array;
 use crate::task::hooks::{Input, TaskError};
 use crate::task::id::TaskKey;
 use crate::task::message::Message;
@@ -129,7 +130,7 @@ pub(super) async fn jobs(db: &mut Db<'_>, which: Jobs<'_>) -> Result<Vec<JobView
     let counts = sql!(
         "SELECT t.job, t.state, count(*) FROM {ints $1} w {join} tasks t {index tasks_job} ON t.job = w.value GROUP BY t.job, t.state"
     );
-    let counts: Vec<(i64, String, i64)> = db.rows(counts, args![array(&ids)?]).await?;
+    let counts: Vec<(i64, String, i64)> = db.rows(counts, args![array(&ids)]).await?;
     let mut tasks: HashMap<i64, BTreeMap<TaskState, u64>> = HashMap::new();
     for (job, state, count) in counts {
         tasks.entry(job).or_default().insert(parsed(&state)?, count.unsigned_abs());

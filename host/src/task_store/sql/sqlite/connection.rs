@@ -4,13 +4,15 @@
 //! would be a message to it and one back, and where both processors are busy both threads stand in line for every one of them, with the
 //! write lock in hand.
 
+use super::given::Ready;
 use crate::task_store::sql::database::Arg;
 use crate::task_store::sql::fault::Fault;
-use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, OpenFlags};
-use serde::de::value::{MapDeserializer, SeqDeserializer};
-use serde::de::{DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Visitor};
+use serde::de::value::{MapDeserializer, SeqAccessDeserializer};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IntoDeserializer, SeqAccess, Visitor};
 use serde::forward_to_deserialize_any;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,7 +21,11 @@ const STATEMENTS: usize = 256;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(in crate::task_store::sql) struct Connection(rusqlite::Connection);
+pub(in crate::task_store::sql) struct Connection {
+    inner: rusqlite::Connection,
+    /// Rows that the statement which runs is given.
+    ready: Ready,
+}
 
 impl Connection {
     /// Opens a file that exists. `spin` is SQLite's own wait for the write lock; each pragma is a name with its value.
@@ -27,9 +33,9 @@ impl Connection {
         let inner = rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         inner.busy_timeout(spin)?;
         inner.set_prepared_statement_cache_capacity(STATEMENTS);
-        let connection = Self(inner);
+        let connection = Self { ready: Ready::on(&inner)?, inner };
         for (name, value) in pragmas {
-            drain(connection.prepared(&format!("PRAGMA {name} = {value}"), [])?)?;
+            connection.execute(&format!("PRAGMA {name} = {value}"), [])?;
         }
         Ok(connection)
     }
@@ -53,39 +59,103 @@ impl Connection {
         Ok(rows.next()?.map(|row| T::deserialize(Columns { names: &names, row })).transpose()?)
     }
 
+    /// All rows of several statements, a list of their lists. A row is read in the order of its columns, whatever they are called.
+    pub fn lists<'t, T: DeserializeOwned>(&self, asked: impl Iterator<Item = (&'t str, Vec<Arg>)>) -> Result<T, Fault> {
+        let mut fault = None;
+        let lists = Lists { connection: self, asked, fault: &mut fault };
+        let read = T::deserialize(SeqAccessDeserializer::new(lists));
+        fault.map_or_else(|| Ok(read?), Err)
+    }
+
     /// For what returns no rows.
     pub fn execute(&self, text: &str, args: impl IntoIterator<Item = Arg>) -> Result<(), Fault> {
-        drain(self.prepared(text, args)?)
+        let mut statement = self.prepared(text, args)?;
+        let mut rows = statement.raw_query();
+        while rows.next()?.is_some() {}
+        Ok(())
     }
 
     /// A statement with its parameters, which are called `$1`, `$2`, …: SQLite numbers them as they come.
     fn prepared(&self, text: &str, args: impl IntoIterator<Item = Arg>) -> Result<CachedStatement<'_>, Fault> {
-        let mut statement = self.0.prepare_cached(text)?;
-        let args: Vec<Arg> = args.into_iter().collect();
+        let mut statement = self.inner.prepare_cached(text)?;
+        self.ready.clear();
+        let held = |arg| match arg {
+            Arg::Rows(rows) => Arg::Int(self.ready.hold(rows)),
+            other => other,
+        };
+        let args: Vec<Arg> = args.into_iter().map(held).collect();
         for place in 1..=statement.parameter_count() {
             let number = statement.parameter_name(place).and_then(|name| name.get(1..)?.parse::<usize>().ok()).unwrap_or(place);
             match args.get(number.wrapping_sub(1)) {
-                Some(arg) => statement.raw_bind_parameter(place, arg)?,
-                None => return Err(rusqlite::Error::InvalidParameterCount(args.len(), number).into()),
+                Some(Arg::Text(text)) => statement.raw_bind_parameter(place, text)?,
+                Some(Arg::Int(value)) => statement.raw_bind_parameter(place, value)?,
+                Some(Arg::Rows(_)) | None => return Err(rusqlite::Error::InvalidParameterCount(args.len(), number).into()),
             }
         }
         Ok(statement)
     }
 }
 
-impl rusqlite::ToSql for Arg {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self {
-            Self::Int(value) => ValueRef::Integer(*value),
-            Self::Text(value) => ValueRef::Text(value.as_bytes()),
-        }))
+/// What [`Connection::lists`] reads: the next list is the next statement's.
+struct Lists<'c, I> {
+    connection: &'c Connection,
+    asked: I,
+    /// What went wrong, as serde's errors are but texts.
+    fault: &'c mut Option<Fault>,
+}
+
+impl<'t, 'de, I: Iterator<Item = (&'t str, Vec<Arg>)>> SeqAccess<'de> for Lists<'_, I> {
+    type Error = Wrong;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Wrong> {
+        let Some((text, args)) = self.asked.next() else { return Ok(None) };
+        match self.connection.prepared(text, args) {
+            Ok(mut statement) => {
+                let list = List { columns: statement.column_count(), rows: statement.raw_query(), fault: self.fault };
+                seed.deserialize(SeqAccessDeserializer::new(list)).map(Some)
+            }
+            Err(fault) => Err(failed(self.fault, fault)),
+        }
     }
 }
 
-fn drain(mut statement: CachedStatement<'_>) -> Result<(), Fault> {
-    let mut rows = statement.raw_query();
-    while rows.next()?.is_some() {}
-    Ok(())
+/// The rows of one of them.
+struct List<'l, 's> {
+    columns: usize,
+    rows: rusqlite::Rows<'s>,
+    fault: &'l mut Option<Fault>,
+}
+
+impl<'de> SeqAccess<'de> for List<'_, '_> {
+    type Error = Wrong;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Wrong> {
+        match self.rows.next() {
+            Ok(Some(row)) => seed.deserialize(SeqAccessDeserializer::new(Cells { columns: 0..self.columns, row })).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(failed(self.fault, error.into())),
+        }
+    }
+}
+
+fn failed(kept: &mut Option<Fault>, fault: Fault) -> Wrong {
+    *kept = Some(fault);
+    Wrong::custom("the statement failed")
+}
+
+/// The values of a row, in order.
+struct Cells<'r, 's> {
+    columns: Range<usize>,
+    row: &'r rusqlite::Row<'s>,
+}
+
+impl<'de> SeqAccess<'de> for Cells<'_, '_> {
+    type Error = Wrong;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Wrong> {
+        let Some(column) = self.columns.next() else { return Ok(None) };
+        seed.deserialize(Value(self.row.get_ref(column).map_err(Wrong::custom)?)).map(Some)
+    }
 }
 
 fn names(statement: &rusqlite::Statement<'_>) -> Vec<String> {
@@ -115,7 +185,7 @@ impl<'de> Deserializer<'de> for Columns<'_, '_> {
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Wrong> {
-        visitor.visit_seq(SeqDeserializer::new(self.values()?.into_iter().map(|(_, value)| value)))
+        visitor.visit_seq(Cells { columns: 0..self.names.len(), row: self.row })
     }
 
     forward_to_deserialize_any! {
@@ -171,7 +241,13 @@ impl<'de> Deserializer<'de> for Value<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task_store::sql::rows::array;
     use serde::Deserialize;
+
+    fn memory() -> Connection {
+        let inner = rusqlite::Connection::open_in_memory().unwrap();
+        Connection { ready: Ready::on(&inner).unwrap(), inner }
+    }
 
     #[derive(Debug, PartialEq, Deserialize)]
     struct Named {
@@ -182,17 +258,38 @@ mod tests {
 
     #[test]
     fn rows_are_read_by_name_or_in_order_and_parameters_by_number() {
-        let connection = Connection(rusqlite::Connection::open_in_memory().unwrap());
+        let connection = memory();
         let text = "SELECT $2 AS number, $1 AS text, $2 > 0 AS flag UNION ALL SELECT 0, NULL, 0";
-        let args = || [Arg::from("a"), Arg::from(7)];
+        let args = || [Arg::from("a"), Arg::from(7_i64)];
         let named: Vec<Named> = connection.rows(text, args()).unwrap();
-        assert_eq!(named, [
-            Named { text: Some("a".into()), flag: true, number: 7 },
-            Named { text: None, flag: false, number: 0 }
-        ]);
+        assert_eq!(named, [Named { text: Some("a".into()), flag: true, number: 7 }, Named { text: None, flag: false, number: 0 }]);
         let first: Option<(i64, String, bool)> = connection.row(text, args()).unwrap();
         assert_eq!(first, Some((7, "a".into(), true)));
         assert!(connection.rows::<(i64, String, bool)>(text, args()).is_err(), "NULL is no text");
         assert!(connection.rows::<Named>(text, [Arg::from("a")]).is_err(), "a value is missing");
+    }
+
+    #[test]
+    fn statements_are_given_rows_and_hand_over_lists() {
+        let connection = memory();
+        let given = "SELECT a.c0, a.c1, b.c0 FROM given($1) a CROSS JOIN given($2) b WHERE a.c0 = b.c0 ORDER BY a.c0";
+        let args = || vec![Arg::from(array(&[(1_i64, Some("x")), (2, None), (3, Some(""))])), Arg::from(array(&[3_i64, 1]))];
+        let wanted = vec![(1, Some("x".to_owned()), 1), (3, Some(String::new()), 3)];
+        let both: (Vec<(i64, Option<String>, i64)>, Vec<(i64,)>) =
+            connection.lists([(given, args()), ("SELECT 5 UNION ALL SELECT 6", vec![])].into_iter()).unwrap();
+        assert_eq!(both, (wanted.clone(), vec![(5,), (6,)]));
+        assert_eq!(connection.rows::<(i64, Option<String>, i64)>(given, args()).unwrap(), wanted);
+        let none = connection.rows::<(i64,)>("SELECT c0 FROM given($1)", [Arg::from(array::<(i64, &str)>(&[]))]).unwrap();
+        assert!(none.is_empty());
+        // Nothing but what is held ready now, and only by name.
+        let refused = ["SELECT c0 FROM given(1)", "SELECT c0 FROM given", "SELECT c0 FROM given WHERE name > 0"];
+        for text in refused {
+            assert!(connection.rows::<(i64,)>(text, []).is_err(), "{text}");
+        }
+        let failing: Result<(Vec<(i64,)>,), _> = connection.lists([("SELECT abs(-9223372036854775807 - 1)", vec![])].into_iter());
+        assert!(
+            matches!(&failing, Err(Fault::Store(crate::task_store::StoreError::Invalid(text))) if text.contains("overflow")),
+            "{failing:?}"
+        );
     }
 }

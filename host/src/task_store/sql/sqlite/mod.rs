@@ -4,6 +4,7 @@
 
 mod connection;
 pub(super) mod fault;
+mod given;
 mod open;
 mod standstill;
 #[cfg(test)]
