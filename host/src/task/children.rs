@@ -10,6 +10,7 @@ use super::message::{DEFAULT_PRIORITY, Message};
 use super::uri::Uri;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 /// A task about to exist. Tenant, job and group come from its parent or its job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,8 +21,9 @@ pub struct NewTask {
     pub step: String,
     /// Its name among its siblings; the step's name for a root task.
     pub key: String,
-    /// The complete message.
-    pub message: Message,
+    /// The complete message. Whoever makes the task and whoever runs it read the same one.
+    #[serde(with = "shared")]
+    pub message: Arc<Message>,
     /// See [`Message::payload_hash`].
     pub payload_hash: String,
     /// 0 to 9.
@@ -41,6 +43,20 @@ pub struct NewTask {
     /// The pipeline that has its step; none: that of its parent or its job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<String>,
+}
+
+/// A message that is shared, as JSON.
+mod shared {
+    use super::{Arc, Message};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(message: &Arc<Message>, to: S) -> Result<S::Ok, S::Error> {
+        message.as_ref().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Message>, D::Error> {
+        Message::deserialize(from).map(Arc::new)
+    }
 }
 
 /// What carries the message of a task to the worker that runs it.
@@ -270,7 +286,7 @@ fn child_of(
         delay_ms: next.delay_ms.unwrap_or(0),
         output_prefix: output_prefix.as_str().to_owned(),
         task_id,
-        message,
+        message: Arc::new(message),
     })
 }
 
@@ -329,7 +345,7 @@ pub fn failure(dead: &GivenUp<'_>, route: &FailureRoute) -> Result<NewTask, Stri
         on_failure: None,
         pipeline: None,
         task_id,
-        message,
+        message: Arc::new(message),
     })
 }
 
@@ -348,7 +364,7 @@ pub fn root(message: Message, step: &str, max_attempts: u32, job_prefix: &Uri) -
         delivery: Delivery::Table,
         on_failure: None,
         pipeline: None,
-        message,
+        message: Arc::new(message),
     })
 }
 
@@ -412,7 +428,7 @@ mod tests {
         for next in good {
             let made = planned(FanOut { tasks: vec![next], then: None }, None).unwrap().tasks.remove(0);
             let read = Message::decode(made.message.to_json().as_bytes(), &MessageBounds::default());
-            assert_eq!(read, Ok(made.message));
+            assert_eq!(read.as_ref(), Ok(&*made.message));
         }
         let bad = [
             NextTask { params: deep(63), ..child("x") },

@@ -60,12 +60,12 @@ pub fn digest(parts: &[&str]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
-    hex::encode(hash.finalize())
+    format!("{:x}", hash.finalize())
 }
 
 /// SHA-256 of bytes, lower-case hex.
 pub fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// Up to here a double holds every whole number.
@@ -125,9 +125,10 @@ fn is_inexact(number: &serde_json::Number) -> bool {
 
 /// The first twelve hex digits of a task id's hash: short, and still unique enough to keep prefixes of siblings apart.
 pub fn short(task_id: &str) -> String {
-    let hex =
-        if task_id.len() == 64 && task_id.bytes().all(|b| b.is_ascii_hexdigit()) { task_id.to_owned() } else { sha256(task_id.as_bytes()) };
-    hex.chars().take(12).collect()
+    let is_hash = task_id.len() == 64 && task_id.bytes().all(|b| b.is_ascii_hexdigit());
+    let mut hex = if is_hash { task_id.to_owned() } else { sha256(task_id.as_bytes()) };
+    hex.truncate(12);
+    hex
 }
 
 #[cfg(test)]

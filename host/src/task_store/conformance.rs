@@ -126,7 +126,7 @@ fn task(id: &str, job: &str, step: &str) -> NewTask {
         step: step.into(),
         key: id.into(),
         payload_hash: message.payload_hash(step).unwrap(),
-        message,
+        message: message.into(),
         priority: 5,
         max_attempts: 5,
         delay_ms: 0,

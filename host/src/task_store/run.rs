@@ -7,6 +7,7 @@ use crate::task::lease::Lease;
 use crate::task::message::Message;
 use crate::task::outcome::Counters;
 use crate::task::outputs::{Figures, Manifest};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a worker can take right now.
@@ -32,7 +33,7 @@ pub struct Claimed {
     /// The lease.
     pub lease: Lease,
     /// Its message.
-    pub message: Message,
+    pub message: Arc<Message>,
     /// Hash of the message.
     pub payload_hash: String,
     /// The step as resolved.

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::task::children::FailureRoute;
+use std::sync::Arc;
 
 const WALKS: u64 = 16;
 const STEPS: usize = 120;
@@ -62,7 +63,7 @@ impl Walk<'_> {
         let id = self.of("x", 120);
         let mut new = task(&id, job, step);
         if self.chance(5) {
-            new.message.params.insert("other".into(), json!(true));
+            Arc::make_mut(&mut new.message).params.insert("other".into(), json!(true));
             new.payload_hash = new.message.payload_hash(step).unwrap();
         }
         new.priority = [5, 5, 5, 9][self.dice.usize(0..4)];
@@ -95,7 +96,7 @@ impl Walk<'_> {
         if feed != Feed::Single && self.chance(30) {
             let chosen = ["", "x/", "x/y/", "../free/", "../free/x/"][self.dice.usize(0..5)];
             root.output_prefix = format!("{prefix}{chosen}").replace(&format!("{job}/../"), "");
-            root.message.output_prefix = Some(root.output_prefix.clone());
+            Arc::make_mut(&mut root.message).output_prefix = Some(root.output_prefix.clone());
             root.payload_hash = root.message.payload_hash("a").unwrap();
         }
         NewJob { pipeline: format!("p-{tenant}"), prefix, feed, ..NewJob { tenant, ..job_of(root) } }

@@ -1,6 +1,7 @@
 //! Messages of brokers that are taken in, and those that can never be tasks.
 
 use super::*;
+use std::sync::Arc;
 
 /// How many crashes a task has behind it when the next one is its last.
 const ALMOST_DEAD: u32 = 2;
@@ -136,10 +137,10 @@ pub async fn a_message_that_may_kill_workers_is_leased_alone(store: &dyn TaskSto
 pub async fn a_message_with_a_taken_id_leaves_one_letter(store: &dyn TaskStore) {
     let lease = claimed(admit_one(store, arrival(task("x", "j", "a")), LONG).await).lease;
     let mut other = task("x", "j", "a");
-    other.message.params.insert("other".into(), json!(true));
+    Arc::make_mut(&mut other.message).params.insert("other".into(), json!(true));
     other.payload_hash = other.message.payload_hash("a").unwrap();
     let mut third = other.clone();
-    third.message.params.insert("third".into(), json!(true));
+    Arc::make_mut(&mut third.message).params.insert("third".into(), json!(true));
     third.payload_hash = third.message.payload_hash("a").unwrap();
     let answers = admit(store, vec![arrival(other.clone()), arrival(other.clone())], LONG).await;
     assert_eq!(answers.iter().map(refused).collect::<Vec<_>>(), ["conflict", "conflict"]);
@@ -147,7 +148,7 @@ pub async fn a_message_with_a_taken_id_leaves_one_letter(store: &dyn TaskStore) 
     let letters = store.dead_letters(DeadLetterFilter::default()).await.unwrap();
     assert_eq!(letters.len(), 1, "however often it comes");
     assert_eq!((letters[0].task_id.as_deref(), letters[0].queue.as_deref(), letters[0].attempts), (Some("x"), Some(QUEUE), 0));
-    assert_eq!(serde_json::from_str::<Message>(&letters[0].message).unwrap(), other.message);
+    assert_eq!(serde_json::from_str::<Message>(&letters[0].message).unwrap(), *other.message);
     assert_eq!(refused(&admit_one(store, arrival(third), LONG).await), "conflict");
     assert_eq!(store.dead_letters(DeadLetterFilter::default()).await.unwrap().len(), 2, "another one, another letter");
     let of_other_pipeline = NewJob { pipeline: "other".into(), ..arrival(task("x", "j", "a")) };

@@ -45,9 +45,9 @@ pub async fn an_end_sends_for_its_children(store: &dyn TaskStore) {
     assert_eq!((all.len(), rest.len()), (2, 1), "listed again once nobody did");
     let of = |id: &str| all.iter().find(|m| m.key == key(id)).unwrap();
     assert_eq!((of("x").queue.as_str(), of("x").delay), (QUEUE, Duration::ZERO));
-    assert_eq!(serde_json::from_str::<Message>(&of("x").body).unwrap(), children.tasks[0].message);
+    assert_eq!(serde_json::from_str::<Message>(&of("x").body).unwrap(), *children.tasks[0].message);
     assert!(of("z").queue == "theirs" && of("z").delay > Duration::from_secs(50), "{:?}", of("z"));
-    assert_eq!(serde_json::from_str::<Message>(&of("z").body).unwrap(), elsewhere.message);
+    assert_eq!(serde_json::from_str::<Message>(&of("z").body).unwrap(), *elsewhere.message);
     confirm(store, &all).await;
     // Nobody here waits for what another system reads: it has no row.
     assert!(matches!(store.task(TENANT, "z").await, Err(StoreError::NotFound(_))));

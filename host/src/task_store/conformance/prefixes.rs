@@ -2,6 +2,7 @@
 
 use super::*;
 use Submitted::{Created, Occupied, Repeated};
+use std::sync::Arc;
 
 pub async fn live_jobs_share_no_prefix(store: &dyn TaskStore) {
     let at = |id: &str, prefix: &str| NewJob { prefix: prefix.into(), ..job(id) };
@@ -19,7 +20,7 @@ pub async fn live_jobs_share_no_prefix(store: &dyn TaskStore) {
 /// A root task of the open job `job` that is to write to this prefix.
 fn choosing(id: &str, job: &str, prefix: &str) -> NewJob {
     let mut root = task(id, job, "a");
-    root.message.output_prefix = Some(prefix.into());
+    Arc::make_mut(&mut root.message).output_prefix = Some(prefix.into());
     root.payload_hash = root.message.payload_hash("a").unwrap();
     root.output_prefix = prefix.into();
     fed(root)

@@ -119,7 +119,7 @@ impl Rows {
             manifest,
             figures: task.figures.clone(),
             progress: task.progress.clone(),
-            message: task.made.message.clone(),
+            message: (*task.made.message).clone(),
             created_at: task.created_at,
             not_before: task.not_before,
             claimed_at: task.claimed_at,

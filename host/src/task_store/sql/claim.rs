@@ -16,6 +16,7 @@ use crate::task::outcome::{Counters, MAX_CRASHES};
 use crate::task_store::{ClaimRequest, Claimed};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Most tasks that one transaction turns from waiting for their time to due.
@@ -392,7 +393,7 @@ fn claimed_of(row: Picked, owner: String, now: i64) -> Result<Claimed, TaskError
         .map_err(|e| TaskError::new("unreadable", format!("stored message does not parse: {e}")))?;
     Ok(Claimed {
         lease: lease_of(&row.tenant, &row.task_id, row.epoch, &owner),
-        message,
+        message: Arc::new(message),
         payload_hash: row.payload_hash,
         step: row.step,
         key: row.key,

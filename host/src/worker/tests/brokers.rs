@@ -301,7 +301,7 @@ async fn a_message_too_large_for_its_queue_is_given_up() {
 async fn an_input_that_was_granted_travels_on_and_a_strangers_does_not() {
     let (place, tray) = (Place::in_memory(), Arc::<Tray>::default());
     let mut job = place.job("granted", json!({}), None, "granted");
-    job.root.message.input_uri = Some("file:///elsewhere/page.png".into());
+    Arc::make_mut(&mut job.root.message).input_uri = Some("file:///elsewhere/page.png".into());
     job.root.payload_hash = job.root.message.payload_hash("s").unwrap();
     job.root.delivery = Delivery::Queue("q".into());
     place.store.submit(vec![job]).await.unwrap();

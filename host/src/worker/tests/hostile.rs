@@ -151,7 +151,7 @@ async fn inputs_of_the_wrong_kind_cost_nothing() {
     let place = Place::in_memory();
     let pictures = Accept::of(["png"]).unwrap();
     let mut job = place.job("known", json!({}), None, "known");
-    job.root.message.input_uri = Some("file:///elsewhere/page.gif".into());
+    Arc::make_mut(&mut job.root.message).input_uri = Some("file:///elsewhere/page.gif".into());
     job.root.payload_hash = job.root.message.payload_hash("s").unwrap();
     job.root.delivery = Delivery::Queue("q".into());
     let known = job.root.message.to_json();
