@@ -2,9 +2,9 @@
 //!
 //! | written | SQLite | Postgres |
 //! |---|---|---|
-//! | `{rows $1 id:int owner:text}` | rows of a JSON array of arrays, as a table | the same |
-//! | `{ints $1}`, `{texts $1}` | a JSON array as a table with the column `value` | the same |
-//! | `{json a b}` | all rows as one JSON array of arrays of these columns | the same |
+//! | `{rows $1 id:int owner:text}` | rows (`rows.rs`), as a table: `sqlite/given.rs` | a JSON array of arrays, as a table |
+//! | `{ints $1}`, `{texts $1}` | values, as a table with the column `value` | a JSON array, as a table with the column `value` |
+//! | `{json a b}` | these columns | all rows as one JSON array of arrays of these columns |
 //! | `{now}` | the database's clock in Unix milliseconds | the same |
 //! | `{max}`, `{min}` | `max`, `min` of several values | `greatest`, `least` |
 //! | `{limit $1}` | `LIMIT $1 + 0`: at a bare parameter the planner looks, and prepares the statement again each time | `LIMIT $1` |
@@ -12,7 +12,7 @@
 //! | `{index tasks_ready}` | `INDEXED BY tasks_ready` | nothing: its planner has statistics |
 //! | `{skip locked t}` | nothing: there is one writer | `FOR NO KEY UPDATE OF t SKIP LOCKED` |
 //!
-//! Parameters are `$1`, `$2`, … Whole numbers are BIGINT, flags are 0 and 1.
+//! Connections to SQLite that only read take and give JSON, as Postgres does. Parameters are `$1`, `$2`, … Whole numbers are BIGINT, flags are 0 and 1.
 
 use std::sync::OnceLock;
 

@@ -144,8 +144,8 @@ fn start(link: Link, beats: Option<mpsc::Receiver<Member>>, changed: &Arc<Change
     requests
 }
 
-/// Runs the writer on a thread of its own. Every statement is a message to the database and one back: on a runtime that it shares with
-/// running tasks the writer would stand in line behind them each time, with the write lock in its hand.
+/// Runs the writer on a thread of its own: on a runtime that it shares with running tasks it would stand in line behind them for each
+/// statement, with the write lock in its hand. SQLite works on this thread itself.
 fn on_a_thread(writing: impl Future<Output = ()> + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let started = runtime.and_then(|runtime| {

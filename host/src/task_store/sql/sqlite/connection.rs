@@ -275,10 +275,11 @@ mod tests {
         let given = "SELECT a.c0, a.c1, b.c0 FROM given($1) a CROSS JOIN given($2) b WHERE a.c0 = b.c0 ORDER BY a.c0";
         let args = || vec![Arg::from(array(&[(1_i64, Some("x")), (2, None), (3, Some(""))])), Arg::from(array(&[3_i64, 1]))];
         let wanted = vec![(1, Some("x".to_owned()), 1), (3, Some(String::new()), 3)];
-        let both: (Vec<(i64, Option<String>, i64)>, Vec<(i64,)>) =
+        type Joined = (i64, Option<String>, i64);
+        let both: (Vec<Joined>, Vec<(i64,)>) =
             connection.lists([(given, args()), ("SELECT 5 UNION ALL SELECT 6", vec![])].into_iter()).unwrap();
         assert_eq!(both, (wanted.clone(), vec![(5,), (6,)]));
-        assert_eq!(connection.rows::<(i64, Option<String>, i64)>(given, args()).unwrap(), wanted);
+        assert_eq!(connection.rows::<Joined>(given, args()).unwrap(), wanted);
         let none = connection.rows::<(i64,)>("SELECT c0 FROM given($1)", [Arg::from(array::<(i64, &str)>(&[]))]).unwrap();
         assert!(none.is_empty());
         // Nothing but what is held ready now, and only by name.
