@@ -22,8 +22,8 @@ use std::time::Duration;
 /// Most tasks that one transaction turns from waiting for their time to due.
 const PROMOTED_AT_ONCE: u32 = 10_000;
 
-/// Bytes of a message up to which it is read together with its row; a claim of [`CLAIMED_AT_ONCE`] stays far below SQLite's bound of
-/// 1 GB for a value.
+/// Bytes of a message up to which it is read together with its row; a claim of [`CLAIMED_AT_ONCE`] stays far below the 1 GB
+/// that a value may have where rows come as one.
 const SHORT_MESSAGE: u32 = 64 << 10;
 
 /// Most tasks that one claim leases, whatever it asks for: each is a message in memory.

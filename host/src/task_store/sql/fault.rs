@@ -38,12 +38,6 @@ impl From<rusqlite::Error> for Fault {
     }
 }
 
-impl From<serde::de::value::Error> for Fault {
-    fn from(error: serde::de::value::Error) -> Self {
-        Self::Store(StoreError::Invalid(format!("value of a row: {error}")))
-    }
-}
-
 impl From<serde_json::Error> for Fault {
     fn from(error: serde_json::Error) -> Self {
         Self::Store(StoreError::Invalid(format!("JSON of a row: {error}")))

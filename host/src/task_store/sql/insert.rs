@@ -9,7 +9,7 @@ use crate::task::children::{Delivery, NewTask};
 use crate::task::state::TaskState;
 use std::collections::{BTreeMap, HashMap};
 
-/// Bytes of rows per insert: keeps one statement's parameter far below SQLite's bound of 1 GB.
+/// Bytes of rows per insert: keeps what one statement is given far below the 1 GB that a value may have where rows go as one.
 const CHUNK: usize = 4 << 20;
 
 /// A row to insert.

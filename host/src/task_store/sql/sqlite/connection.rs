@@ -5,6 +5,7 @@
 //! write lock in hand.
 
 use super::given::Ready;
+use crate::task_store::StoreError;
 use crate::task_store::sql::database::Arg;
 use crate::task_store::sql::fault::Fault;
 use rusqlite::types::ValueRef;
@@ -16,7 +17,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-/// Statements that are kept prepared: all there are, in the combinations in which they are asked together.
+/// Statements that are kept prepared: more than there are.
 const STATEMENTS: usize = 256;
 
 /// See the head of this file.
@@ -40,13 +41,18 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Whether a transaction has begun and not ended.
+    pub fn is_in_transaction(&self) -> bool {
+        !self.inner.is_autocommit()
+    }
+
     /// All rows.
     pub fn rows<T: DeserializeOwned>(&self, text: &str, args: impl IntoIterator<Item = Arg>) -> Result<Vec<T>, Fault> {
         let mut statement = self.prepared(text, args)?;
         let names = names(&statement);
         let (mut rows, mut read) = (statement.raw_query(), Vec::new());
         while let Some(row) = rows.next()? {
-            read.push(T::deserialize(Columns { names: &names, row })?);
+            read.push(T::deserialize(Columns { names: &names, row }).map_err(|error| unreadable(text, &error))?);
         }
         Ok(read)
     }
@@ -56,15 +62,20 @@ impl Connection {
         let mut statement = self.prepared(text, args)?;
         let names = names(&statement);
         let mut rows = statement.raw_query();
-        Ok(rows.next()?.map(|row| T::deserialize(Columns { names: &names, row })).transpose()?)
+        let read = rows.next()?.map(|row| T::deserialize(Columns { names: &names, row }));
+        read.transpose().map_err(|error| unreadable(text, &error))
     }
 
     /// All rows of several statements, a list of their lists. A row is read in the order of its columns, whatever they are called.
-    pub fn lists<'t, T: DeserializeOwned>(&self, asked: impl Iterator<Item = (&'t str, Vec<Arg>)>) -> Result<T, Fault> {
+    pub fn lists<'t, T: DeserializeOwned>(&self, mut asked: impl Iterator<Item = (&'t str, Vec<Arg>)>) -> Result<T, Fault> {
         let mut fault = None;
-        let lists = Lists { connection: self, asked, fault: &mut fault };
-        let read = T::deserialize(SeqAccessDeserializer::new(lists));
-        fault.map_or_else(|| Ok(read?), Err)
+        let read = T::deserialize(SeqAccessDeserializer::new(Lists { connection: self, asked: &mut asked, fault: &mut fault }));
+        match (fault, read, asked.next()) {
+            (None, Ok(read), None) => Ok(read),
+            (Some(fault), ..) => Err(fault),
+            (None, Err(error), _) => Err(unreadable("several statements", &error)),
+            (None, Ok(_), Some((text, _))) => Err(unreadable(text, &Wrong::custom("nothing is there to take its rows"))),
+        }
     }
 
     /// For what returns no rows.
@@ -100,7 +111,7 @@ impl Connection {
 struct Lists<'c, I> {
     connection: &'c Connection,
     asked: I,
-    /// What went wrong, as serde's errors are but texts.
+    /// What went wrong.
     fault: &'c mut Option<Fault>,
 }
 
@@ -109,13 +120,17 @@ impl<'t, 'de, I: Iterator<Item = (&'t str, Vec<Arg>)>> SeqAccess<'de> for Lists<
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Wrong> {
         let Some((text, args)) = self.asked.next() else { return Ok(None) };
-        match self.connection.prepared(text, args) {
-            Ok(mut statement) => {
-                let list = List { columns: statement.column_count(), rows: statement.raw_query(), fault: self.fault };
-                seed.deserialize(SeqAccessDeserializer::new(list)).map(Some)
-            }
-            Err(fault) => Err(failed(self.fault, fault)),
-        }
+        let read = self.connection.prepared(text, args).and_then(|mut statement| {
+            let mut fault = None;
+            let list = List { columns: statement.column_count(), rows: statement.raw_query(), fault: &mut fault };
+            let read = seed.deserialize(SeqAccessDeserializer::new(list));
+            fault.map_or_else(|| read.map_err(|error| unreadable(text, &error)), Err)
+        });
+        // The fault itself is kept beside: an error of serde's is but a text.
+        read.map(Some).map_err(|fault| {
+            *self.fault = Some(fault);
+            Wrong::custom("the statement failed")
+        })
     }
 }
 
@@ -131,16 +146,24 @@ impl<'de> SeqAccess<'de> for List<'_, '_> {
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Wrong> {
         match self.rows.next() {
-            Ok(Some(row)) => seed.deserialize(SeqAccessDeserializer::new(Cells { columns: 0..self.columns, row })).map(Some),
+            Ok(Some(row)) => {
+                let mut cells = Cells { columns: 0..self.columns, row };
+                let read = seed.deserialize(SeqAccessDeserializer::new(&mut cells))?;
+                if cells.columns.is_empty() { Ok(Some(read)) } else { Err(Wrong::custom("more columns than are read")) }
+            }
             Ok(None) => Ok(None),
-            Err(error) => Err(failed(self.fault, error.into())),
+            Err(error) => {
+                *self.fault = Some(error.into());
+                Err(Wrong::custom("the statement failed"))
+            }
         }
     }
 }
 
-fn failed(kept: &mut Option<Fault>, fault: Fault) -> Wrong {
-    *kept = Some(fault);
-    Wrong::custom("the statement failed")
+/// A row that is not what the program takes it for: somebody else has written it.
+fn unreadable(text: &str, error: &Wrong) -> Fault {
+    let head: String = text.split_whitespace().flat_map(|word| [word, " "]).collect::<String>().chars().take(80).collect();
+    Fault::Store(StoreError::Invalid(format!("value of a row: {error} (of: {}…)", head.trim_end())))
 }
 
 /// The values of a row, in order.
@@ -265,7 +288,8 @@ mod tests {
         assert_eq!(named, [Named { text: Some("a".into()), flag: true, number: 7 }, Named { text: None, flag: false, number: 0 }]);
         let first: Option<(i64, String, bool)> = connection.row(text, args()).unwrap();
         assert_eq!(first, Some((7, "a".into(), true)));
-        assert!(connection.rows::<(i64, String, bool)>(text, args()).is_err(), "NULL is no text");
+        let wrong = connection.rows::<(i64, String, bool)>(text, args());
+        assert!(matches!(&wrong, Err(Fault::Store(StoreError::Invalid(text))) if text.contains("(of: SELECT $2 AS")), "{wrong:?}");
         assert!(connection.rows::<Named>(text, [Arg::from("a")]).is_err(), "a value is missing");
     }
 
@@ -287,10 +311,11 @@ mod tests {
         for text in refused {
             assert!(connection.rows::<(i64,)>(text, []).is_err(), "{text}");
         }
+        // What is left over is no less wrong than what is missing.
+        assert!(connection.lists::<(Vec<(i64,)>,)>([("SELECT 1", vec![]), ("SELECT 2", vec![])].into_iter()).is_err());
+        assert!(connection.lists::<(Vec<(i64,)>,)>([("SELECT 1, 2", vec![])].into_iter()).is_err());
+        assert!(connection.lists::<(Vec<(i64, i64)>,)>([("SELECT 1", vec![])].into_iter()).is_err());
         let failing: Result<(Vec<(i64,)>,), _> = connection.lists([("SELECT abs(-9223372036854775807 - 1)", vec![])].into_iter());
-        assert!(
-            matches!(&failing, Err(Fault::Store(crate::task_store::StoreError::Invalid(text))) if text.contains("overflow")),
-            "{failing:?}"
-        );
+        assert!(matches!(&failing, Err(Fault::Store(StoreError::Invalid(text))) if text.contains("overflow")), "{failing:?}");
     }
 }

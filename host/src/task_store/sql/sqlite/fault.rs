@@ -24,7 +24,11 @@ pub(in crate::task_store::sql) fn of_reader(error: &dyn DatabaseError) -> Fault 
 }
 
 pub(in crate::task_store::sql) fn of_writer(error: &rusqlite::Error) -> Fault {
-    of(error.sqlite_error().map(|error| error.extended_code), error.to_string())
+    match error.sqlite_error() {
+        // As the other driver writes it: for the disk's errors the code alone tells which.
+        Some(of_sqlite) => of(Some(of_sqlite.extended_code), format!("(code: {}) {error}", of_sqlite.extended_code)),
+        None => of(None, error.to_string()),
+    }
 }
 
 /// By the code, extended or not, and what the driver says.

@@ -19,8 +19,15 @@ pub(super) const COLUMNS: usize = 32;
 const SOME_ROWS: i64 = 25;
 
 /// What the statement that runs is given.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Ready(Arc<Mutex<Vec<Arc<Rows>>>>);
+
+impl std::fmt::Debug for Ready {
+    /// Not what tenants wrote.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ready").finish_non_exhaustive()
+    }
+}
 
 impl Ready {
     /// Makes the table known to a connection.
@@ -83,7 +90,7 @@ unsafe impl<'vtab> VTab<'vtab> for Table {
 
     fn open(&'vtab mut self) -> rusqlite::Result<Cursor<'vtab>> {
         let base = ffi::sqlite3_vtab_cursor::default();
-        Ok(Cursor { base, ready: self.ready.clone(), rows: Arc::default(), at: 0, table: PhantomData })
+        Ok(Cursor { base, ready: self.ready.clone(), name: -1, rows: Arc::default(), at: 0, table: PhantomData })
     }
 }
 
@@ -92,6 +99,7 @@ unsafe impl<'vtab> VTab<'vtab> for Table {
 struct Cursor<'vtab> {
     base: ffi::sqlite3_vtab_cursor,
     ready: Ready,
+    name: i64,
     rows: Arc<Rows>,
     at: usize,
     table: PhantomData<&'vtab Table>,
@@ -100,7 +108,8 @@ struct Cursor<'vtab> {
 // SAFETY: it begins with SQLite's struct.
 unsafe impl VTabCursor for Cursor<'_> {
     fn filter(&mut self, _: c_int, _: Option<&str>, args: &Filters<'_>) -> rusqlite::Result<()> {
-        self.rows = self.ready.get(args.get(0)?).ok_or_else(|| refused("such rows are not held ready"))?;
+        self.name = args.get(0)?;
+        self.rows = self.ready.get(self.name).ok_or_else(|| refused("such rows are not held ready"))?;
         self.at = 0;
         Ok(())
     }
@@ -115,7 +124,12 @@ unsafe impl VTabCursor for Cursor<'_> {
     }
 
     fn column(&self, context: &mut Context, column: c_int) -> rusqlite::Result<()> {
-        let value = usize::try_from(column).map_or(Value::Null, |place| self.rows.value(self.at, place));
+        let value = match usize::try_from(column) {
+            // Where a statement compares so many columns that SQLite looks at the name itself.
+            Ok(COLUMNS) => Value::Int(self.name),
+            Ok(place) => self.rows.value(self.at, place),
+            Err(_) => Value::Null,
+        };
         context.set_result(&ToSqlOutput::Borrowed(match value {
             Value::Null => ValueRef::Null,
             Value::Int(value) => ValueRef::Integer(value),

@@ -70,7 +70,12 @@ pub(super) struct Link {
 impl Link {
     /// Takes the write lock; [`Fault::Busy`] where another process has it. The clock is read under it.
     pub async fn begin(&mut self) -> Result<Tx<'_>, Fault> {
+        let is_open = self.connection.is_in_transaction();
         let mut db = Db::Sqlite(&mut self.connection);
+        if is_open {
+            // Its ROLLBACK failed; until one succeeds no other process can write.
+            db.execute(sql!("ROLLBACK"), []).await?;
+        }
         db.execute(sql!("BEGIN IMMEDIATE"), []).await?;
         let mut clock: Clock = match db.one(&CLOCK, []).await {
             Ok(clock) => clock,

@@ -1,7 +1,7 @@
 //! The suite of the port on real files, and what is particular to SQLite: opening, plans, waking across processes.
 
 use super::super::database::Arg;
-use super::super::dialect::Dialect;
+use super::super::dialect::{Dialect, Statement};
 use super::{Durability, SqliteTaskStore};
 use crate::task_store::conformance::{self, suite};
 use crate::task_store::{ClaimRequest, StoreError, Submitted, TaskStore};
@@ -113,6 +113,20 @@ async fn leases_that_a_standstill_ran_down_are_not_taken_back_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_nobody_ended_is_undone_by_the_next() {
+    let (store, folder) = fresh().await;
+    let path = file(&folder);
+    let connection = super::open::writer(&path, Durability::Full).await.unwrap();
+    let mut link = super::Link { connection, watch: super::Watch::new(&path), standstill: Default::default() };
+    drop(link.begin().await.unwrap());
+    link.connection.execute("INSERT INTO logs VALUES (1, 1, 'x')", []).unwrap();
+    drop(link.begin().await.unwrap());
+    assert_eq!(link.connection.row::<(i64,)>("SELECT count(*) FROM logs", []).unwrap(), Some((0,)));
+    link.connection.execute("ROLLBACK", []).unwrap();
+    store.submit(vec![conformance::job("j")]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_the_database_rolled_back_by_itself_is_not_the_last() {
     let (store, folder) = fresh().await;
     // As after an error of the disk: SQLite itself has ended the transaction.
@@ -190,8 +204,8 @@ async fn no_statement_of_the_hot_path_scans() {
         &super::super::submit::OCCUPIED,
         &super::super::submit::CHOSEN,
     ];
-    for statement in statements {
-        let sql = statement.text(Dialect::Sqlite);
+    let both = |statement: &'static Statement| [Dialect::Sqlite, Dialect::SqliteReader].map(|dialect| statement.text(dialect));
+    for sql in statements.into_iter().flat_map(both) {
         let asks = (1..=9).filter(|n| sql.contains(&format!("${n}"))).max().unwrap_or_default();
         let plan: Vec<(i64, i64, i64, String)> =
             connection.rows(&format!("EXPLAIN QUERY PLAN {sql}"), (0..asks).map(|_| Arg::Int(0))).unwrap();
