@@ -59,7 +59,7 @@ const CELERY: Peer = Peer {
     target: Some(8.0),
 };
 
-const CELERY_AT_BEST: Peer = Peer { configurations: &[(2, "-P solo"), (3, "-P solo"), (2, "-P threads -c 4")], target: None, ..CELERY };
+const CELERY_AT_BEST: Peer = Peer { configurations: &[(2, "-P solo"), (3, "-P solo"), (2, "-P threads -c 4")], ..CELERY };
 
 /// A process for each processor, with eight threads each.
 const DRAMATIQ: Peer = Peer {
