@@ -1,6 +1,6 @@
-//! The least that the schema asks for, by hand, as one writes it with sqlx: one connection; batches of as many tasks as the worker ends in one transaction while
-//! the other half of its tasks runs; one transaction that ends a batch and claims the next; one statement per table in each, and the
-//! same rows written. No guest, no checks of messages, no retries, no cancellation, no fan-in, no second process.
+//! The least that the schema asks for, by hand, as one writes it with sqlx: one connection; batches of as many tasks as the worker
+//! ends in one transaction while the other half of its tasks runs; one transaction that ends a batch and claims the next; one statement
+//! per table in each, and the same rows written. No guest, no checks of messages, no retries, no cancellation, no fan-in, no second process.
 
 use super::CONCURRENCY;
 use super::load::{Place, STEP, Store};

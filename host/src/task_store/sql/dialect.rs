@@ -12,7 +12,8 @@
 //! | `{index tasks_ready}` | `INDEXED BY tasks_ready` | nothing: its planner has statistics |
 //! | `{skip locked t}` | nothing: there is one writer | `FOR NO KEY UPDATE OF t SKIP LOCKED` |
 //!
-//! Connections to SQLite that only read take and give JSON, as Postgres does. Parameters are `$1`, `$2`, … Whole numbers are BIGINT, flags are 0 and 1.
+//! Connections to SQLite that only read take and give JSON, as Postgres does. Parameters are `$1`, `$2`, … Whole numbers are BIGINT,
+//! flags are 0 and 1.
 
 use std::sync::OnceLock;
 

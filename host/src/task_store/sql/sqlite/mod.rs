@@ -1,6 +1,7 @@
 //! One SQLite file: the default, and good for several processes on one machine.
 //!
-//! Network file systems are not supported: SQLite's log needs shared memory.
+//! Network file systems are not supported: SQLite's log needs shared memory. What writes is `connection.rs`, on the writer's own thread;
+//! what only reads, and migrations, are sqlx's.
 
 mod connection;
 pub(super) mod fault;
